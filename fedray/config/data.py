@@ -1,0 +1,165 @@
+"""Configuration of data: which data set, how it is split over owners, how it is scaled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from fedray.config.fields import Section, tagged
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Alpha = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class Iid(Section):
+    """Every owner gets an equal random share."""
+
+    name: Literal["iid"] = "iid"
+
+
+class Dirichlet(Section):
+    """Label skew: each class is spread over owners by a draw from Dirichlet(alpha) (Hsu et al. 2019)."""
+
+    name: Literal["dirichlet"] = "dirichlet"
+    alpha: Alpha = 0.5
+    """Concentration: near 0 an owner holds few classes; 100 is nearly IID."""
+    min_rows: PositiveInt = 10
+    """Redraw until every owner has at least this many rows."""
+
+
+class LabelShards(Section):
+    """Pathological label skew: rows sorted by class, cut into shards, a few shards each (McMahan et al. 2017)."""
+
+    name: Literal["shards"] = "shards"
+    per_owner: PositiveInt = 2
+    """Shards dealt to each owner."""
+
+
+class Quantity(Section):
+    """Quantity skew: owners' sizes are a draw from Dirichlet(alpha); labels stay IID."""
+
+    name: Literal["quantity"] = "quantity"
+    alpha: Alpha = 1.0
+    """Concentration of the sizes: small is very unequal."""
+    min_rows: PositiveInt = 10
+    """Redraw until every owner has at least this many rows."""
+
+
+Split = tagged(Iid | Dirichlet | LabelShards | Quantity)
+
+
+class NoScaling(Section):
+    """Features as they are."""
+
+    name: Literal["none"] = "none"
+
+
+class OwnerScaling(Section):
+    """Each owner standardises by the mean and deviation of its own training rows (refused under DP)."""
+
+    name: Literal["owner"] = "owner"
+
+
+class FixedScaling(Section):
+    """(x - center) / scale with public constants, safe under DP."""
+
+    name: Literal["fixed"] = "fixed"
+    center: tuple[float, ...]
+    """A value a feature, or one for all."""
+    scale: tuple[PositiveFloat, ...]
+    """A value a feature, or one for all."""
+
+
+Scaling = tagged(NoScaling | OwnerScaling | FixedScaling)
+
+
+class DataSection(Section):
+    """What all data sets share."""
+
+    seed: int = 0
+    """Seed of the split and of held-out rows; apart from the experiment's seed, so that repeats see the same owners."""
+    scaling: Scaling = NoScaling()
+    """How features are brought to a common scale."""
+    min_classes: PositiveInt = 2
+    """Fewest classes an owner's training rows may hold (classification only)."""
+
+
+class Simulated(DataSection):
+    """What data sets that are cut up for a simulation share."""
+
+    holdout: Fraction = 0.2
+    """Share of each owner's rows kept for evaluation."""
+    central_test: Fraction = 0.0
+    """Share of all rows kept aside as the server's own test set, before the split."""
+    owners: PositiveInt = 8
+    """Number of owners."""
+    split: Split = Dirichlet()
+    """How rows are dealt to owners."""
+
+
+class Digits(Simulated):
+    """scikit-learn's digits: 1,797 images of 8 x 8, ten classes; ships with scikit-learn."""
+
+    name: Literal["digits"] = "digits"
+
+
+class BreastCancer(Simulated):
+    """scikit-learn's breast cancer (Wisconsin): 569 rows, 30 features, two classes; ships with scikit-learn."""
+
+    name: Literal["breast_cancer"] = "breast_cancer"
+    scaling: Scaling = OwnerScaling()
+
+
+class Synthetic(DataSection):
+    """Synthetic(alpha, beta) of the FedProx paper (Li et al. 2020, section 5.1): 60 features, ten classes."""
+
+    name: Literal["synthetic"] = "synthetic"
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    """Spread of the local models, as a standard deviation."""
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    """Spread of the local inputs, as a standard deviation."""
+    iid: bool = False
+    """One model and one input distribution for all owners."""
+    owners: PositiveInt = 30
+    """Number of owners."""
+    holdout: Fraction = 0.1
+    """Share of each owner's rows kept for evaluation."""
+    min_classes: PositiveInt = 1
+
+
+class HeartDisease(DataSection):
+    """UCI heart disease in four hospitals, as FLamby prepares it (Ogier du Terrail et al. 2022)."""
+
+    name: Literal["heart_disease"] = "heart_disease"
+    path: Path
+    """Folder with the four processed.*.data files of UCI data set 45."""
+    scaling: Scaling = OwnerScaling()
+
+
+class Tables(DataSection):
+    """Your own data: a folder of Parquet or CSV files, one an owner, or one table with an owner column."""
+
+    name: Literal["tables"] = "tables"
+    path: Path
+    """A folder of ``OWNER.parquet`` or ``OWNER.csv``, or one table."""
+    target: str = "target"
+    """Column of the label or the number to predict."""
+    features: tuple[str, ...] | None = None
+    """Columns to learn from; all others when left out."""
+    feature_shape: tuple[PositiveInt, ...] | None = None
+    """Shape of one example where the features are one list column, e.g. [1, 28, 28]."""
+    owner_column: str | None = None
+    """Column that names the owner, when ``path`` is one table."""
+    owners: tuple[str, ...] | None = None
+    """Names of the owners, when their files lie on nodes of their own and cannot be listed here."""
+    classes: tuple[str | int | float | bool, ...] | None = None
+    """All labels in order, for classification; leave out for regression."""
+    holdout: Fraction = 0.2
+    """Share of each owner's rows kept for evaluation."""
+    holdout_column: str | None = None
+    """Boolean column that marks held-out rows, instead of a random share."""
+
+
+Data = tagged(Digits | BreastCancer | Synthetic | HeartDisease | Tables)

@@ -1,0 +1,212 @@
+"""The experiment: one validated object that says all that a run needs, in Python or in YAML."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from fedray.config.data import Data, Digits, OwnerScaling
+from fedray.config.fields import Reference, Section, reference_name, tagged
+from fedray.config.learning import (
+    EveryOwner,
+    ExamplePrivacy,
+    FedAvg,
+    FixedSize,
+    Mlp,
+    Model,
+    NoPrivacy,
+    Plain,
+    Privacy,
+    Protection,
+    Selection,
+    Strategy,
+    Stragglers,
+    Train,
+)
+from fedray.values import Work
+
+
+class Evaluation(Section):
+    """When and on what the global model is evaluated."""
+
+    every: PositiveInt = 1
+    """Evaluate after every so many rounds, and after the last."""
+    train: bool = False
+    """Also on owners' training rows (refused under DP: those figures would be released without noise)."""
+
+
+class Placement(Section):
+    """Where one owner's actor must run: all that is given must hold, or the run is refused."""
+
+    labels: dict[str, str] = {}
+    """Node labels, e.g. ``fedray.owner: hospital-a``."""
+    resources: dict[str, PositiveFloat] = {}
+    """Custom resources, e.g. ``owner:hospital-a: 0.1``."""
+    cpus: PositiveFloat | None = None
+    """Logical CPUs, instead of ``resources.owner_cpus``."""
+    gpus: NonNegativeFloat | None = None
+    """GPUs or a share of one, instead of ``resources.owner_gpus``."""
+
+
+class Resources(Section):
+    """What Ray reserves for each actor. Every actor computes on one thread."""
+
+    owner_cpus: PositiveFloat | Literal["auto"] = "auto"
+    """Logical CPUs an owner; ``auto`` shares the cluster's out, at most one each."""
+    owner_gpus: NonNegativeFloat = 0.0
+    """GPUs an owner; may be a share of one."""
+    server_cpus: NonNegativeFloat = 0.0
+    """Logical CPUs of the server."""
+    start_timeout_s: PositiveFloat = 120.0
+    """How long all actors may take to start."""
+
+
+class NoStopping(Section):
+    """Every trial runs all its rounds."""
+
+    name: Literal["none"] = "none"
+
+
+class Asha(Section):
+    """Asynchronous successive halving (Li et al. 2020): stop trials that fall behind."""
+
+    name: Literal["asha"] = "asha"
+    grace_rounds: PositiveInt = 3
+    """Rounds that every trial may run."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """Keep one in so many at each rung."""
+
+
+class Search(Section):
+    """How ``fedray compare`` runs its trials; ``fedray run`` ignores it."""
+
+    metric: str = "accuracy"
+    """Metric on held-out rows that says which trial is better."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more of it is better."""
+    samples: PositiveInt = 1
+    """Draws from the search ranges; lists are always tried in full."""
+    algorithm: Literal["random", "optuna"] = "random"
+    """How ranges are sampled; ``optuna`` needs the extra ``fedray[search]``."""
+    stopping: tagged(NoStopping | Asha) = NoStopping()  # type: ignore[valid-type]
+    """Early stopping of trials."""
+    max_concurrent: PositiveInt | None = None
+    """Trials at a time; as many as fit when left out."""
+
+
+class Experiment(Section):
+    """One federation: data, model, local training, strategy, cohort, privacy and protection.
+
+    Raises:
+        pydantic.ValidationError: a value or a combination is wrong; ``fedray.load`` and the command line turn it
+            into a ``ConfigError``.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "experiment"
+    """Names the run directory."""
+    seed: int = 0
+    """Seed of initial parameters, cohorts, batches and stragglers; never of privacy noise or keys."""
+    rounds: PositiveInt = 20
+    """Number of rounds."""
+    data: Data = Digits()
+    """Whose data, and how it is split and scaled."""
+    model: Model = Mlp()
+    """The model; a callable that returns a module is taken as a custom model."""
+    loss: Literal["cross_entropy", "binary_cross_entropy", "mse"] | Reference = "cross_entropy"
+    """Loss: a name, or ``loss(outputs, targets) -> scalar``, the mean over the batch."""
+    metrics: tuple[Literal["accuracy", "binary_accuracy", "squared_error", "absolute_error"] | Reference, ...] = (
+        "accuracy",
+    )
+    """Metrics: names, or ``metric(outputs, targets) -> (n,)``, a value an example; their mean is reported."""
+    task: Reference | None = None
+    """Instead of model, loss and metrics: ``task(schema) -> fedray.protocols.Task``."""
+    train: Train = Train()
+    """Local training."""
+    strategy: Strategy = FedAvg()
+    """The algorithm at the server."""
+    cohort: Selection = EveryOwner()
+    """Who takes part in a round."""
+    stragglers: Stragglers = Stragglers()
+    """Simulated slow owners."""
+    deadline_s: PositiveFloat | None = None
+    """Seconds an owner may train in a round; it then returns the iterate that it has."""
+    privacy: Privacy = NoPrivacy()
+    """What bounds what the result reveals."""
+    protection: Protection = Plain()
+    """What hides updates from the server."""
+    evaluation: Evaluation = Evaluation()
+    """When and on what to evaluate."""
+    resources: Resources = Resources()
+    """What Ray reserves for each actor."""
+    placement: dict[str, Placement] = {}
+    """Owner's name to the place where its actor must run."""
+    search: Search = Search()
+    """How ``fedray compare`` runs trials."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _callable_is_a_custom_model(cls, value: Any) -> Any:
+        is_factory = callable(value) and not isinstance(value, Section)
+        return {"name": "custom", "factory": value} if is_factory else value
+
+    @property
+    def work(self) -> Work:
+        """The full local work of a round."""
+        if self.train.steps is not None:
+            return Work(self.train.steps, "steps")
+        return Work(self.train.epochs or 1, "epochs")
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names under which metrics are reported; the last part of an import path."""
+        return tuple(reference_name(metric).rpartition(":")[2].rpartition(".")[2] for metric in self.metrics)
+
+    @model_validator(mode="after")
+    def _rules_that_span_sections(self) -> Self:
+        for broken, message in self._broken_rules():
+            if broken:
+                raise ValueError(message)
+        return self
+
+    def _broken_rules(self) -> list[tuple[bool, str]]:
+        private = isinstance(self.privacy, ExamplePrivacy)
+        owners = self.data.owners if isinstance(getattr(self.data, "owners", None), int) else None
+        size = self.cohort.size if isinstance(self.cohort, FixedSize) else 0
+        given = self.model_fields_set
+        return [
+            (
+                owners is not None and size > owners,
+                f"cohort.size is {size}, but data.owners is {owners}; ask for at most {owners} owners a round",
+            ),
+            (
+                private and isinstance(self.data.scaling, OwnerScaling),
+                "data.scaling is 'owner' under example-level privacy: means and deviations of private rows would shape "
+                "every example without being accounted for; give data.scaling as {name: fixed, center: [...], "
+                "scale: [...]} with public constants, or 'none'",
+            ),
+            (
+                private and self.evaluation.train,
+                "evaluation.train is on under example-level privacy: figures on training rows would be released "
+                "without noise; switch it off",
+            ),
+            (
+                private and self.task is not None,
+                "a task of your own is combined with example-level privacy, which fedray cannot account for; "
+                "give model, loss and metrics instead, or privacy: none",
+            ),
+            (
+                self.task is not None and bool(given & {"model", "loss", "metrics"}),
+                "task is given together with model, loss or metrics; a task brings its own, so leave those out",
+            ),
+            (
+                self.stragglers.fraction > 0 and self.work.amount < 2,
+                f"stragglers need a round of at least 2 epochs or steps to fall short of, found {self.work.amount} "
+                f"{self.work.unit}; raise train.{self.work.unit}",
+            ),
+            (
+                len(set(self.metric_names) | {"loss"}) != len(self.metric_names) + 1,
+                f"metrics have the names {list(self.metric_names)}: each must differ, and 'loss' is taken; "
+                "rename the function",
+            ),
+        ]

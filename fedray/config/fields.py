@@ -1,0 +1,73 @@
+"""Field types that the sections of an experiment share: frozen sections, tagged unions, references to code."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from fedray.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A frozen part of an experiment; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
+
+
+def tagged(union: Any) -> Any:
+    """A union told apart by ``name``, for which the bare name stands in: ``strategy: fedavg``."""
+
+    def expand(value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    if not get_args(union):
+        return Annotated[union, BeforeValidator(expand)]
+    return Annotated[union, Field(discriminator="name"), BeforeValidator(expand)]
+
+
+def _check_reference(value: object) -> object:
+    if callable(value) or (isinstance(value, str) and value.count(":") == 1 and all(value.split(":"))):
+        return value
+    raise ValueError("expected a callable, or its import path as 'package.module:name'")
+
+
+def reference_name(value: str | Callable[..., Any]) -> str:
+    """``package.module:name`` of a callable; a string stands for itself."""
+    if isinstance(value, str):
+        return value
+    qualified = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{getattr(value, '__module__', type(value).__module__)}:{qualified}"
+
+
+Reference = Annotated[
+    Any,
+    BeforeValidator(_check_reference),
+    PlainSerializer(reference_name, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": "^[^:]+:[^:]+$", "description": "import path 'package.module:name'"}),
+]
+"""User code: a callable in Python, its import path in YAML."""
+
+
+def resolve(reference: str | Callable[..., Any]) -> Callable[..., Any]:
+    """Import what a reference names.
+
+    Raises:
+        ConfigError: the module or the name does not exist, or the thing is not callable.
+    """
+    if not isinstance(reference, str):
+        return reference
+    module_name, name = reference.split(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"cannot import {reference!r}: {error}",
+            "the import path of a callable, 'package.module:name'",
+            "install the package, or run fedray from the folder that holds it",
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"{reference!r} is a {type(found).__name__}", "a callable", "name a function or a class")
+    return found  # type: ignore[no-any-return]  # callable() narrows Any to Callable only for checkers

@@ -1,0 +1,214 @@
+"""Configuration of what is learned and how: model, local training, strategy, privacy, protection."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from fedray.config.fields import Reference, Section, tagged
+
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Logistic(Section):
+    """One linear layer: (multinomial) logistic or linear regression."""
+
+    name: Literal["logistic"] = "logistic"
+    zero_init: bool = False
+    """Start from zeros instead of PyTorch's random initialisation."""
+
+
+class Mlp(Section):
+    """A multi-layer perceptron with ReLU."""
+
+    name: Literal["mlp"] = "mlp"
+    hidden: tuple[PositiveInt, ...] = (64,)
+    """Widths of the hidden layers."""
+
+
+class Cnn(Section):
+    """Convolution blocks (3 x 3, ReLU, 2 x 2 max-pool), then one hidden layer."""
+
+    name: Literal["cnn"] = "cnn"
+    channels: tuple[PositiveInt, ...] = (16, 32)
+    """Channels of the convolution blocks."""
+    hidden: PositiveInt = 64
+    """Width of the layer before the output."""
+    norm: Literal["none", "batch", "group"] = "none"
+    """Normalisation after each convolution; ``batch`` is refused under DP, ``group`` is not."""
+
+
+class Lstm(Section):
+    """An embedding, an LSTM and an output at every step or at the last: for token sequences."""
+
+    name: Literal["lstm"] = "lstm"
+    vocabulary: PositiveInt = 128
+    """Number of distinct tokens."""
+    embedding: PositiveInt = 8
+    """Width of the embedding."""
+    hidden: PositiveInt = 64
+    """Width of the LSTM's state."""
+
+
+class CustomModel(Section):
+    """Your own model: a callable that returns a ``torch.nn.Module``."""
+
+    name: Literal["custom"] = "custom"
+    factory: Reference
+    """The callable, or its import path ``package.module:name``."""
+    args: dict[str, Any] = {}
+    """Keyword arguments for it."""
+
+
+Model = tagged(Logistic | Mlp | Cnn | Lstm | CustomModel)
+
+
+class Sgd(Section):
+    """torch.optim.SGD."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: PositiveFloat = 0.1
+    """Learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Momentum; its buffer starts empty in every round."""
+    weight_decay: NonNegative = 0.0
+    """L2 penalty."""
+
+
+class Adam(Section):
+    """torch.optim.Adam; its moments start empty in every round, since owners may be away for many."""
+
+    name: Literal["adam"] = "adam"
+    lr: PositiveFloat = 1e-3
+    """Learning rate."""
+    weight_decay: NonNegative = 0.0
+    """L2 penalty."""
+
+
+Optimizer = tagged(Sgd | Adam)
+
+
+class Train(Section):
+    """Local training of one owner in one round."""
+
+    batch_size: PositiveInt = 32
+    """Rows a step; under DP the expected number of rows of a Poisson batch."""
+    epochs: PositiveInt | None = None
+    """Passes over the owner's rows; 1 if neither this nor ``steps`` is given."""
+    steps: PositiveInt | None = None
+    """Optimizer steps, instead of epochs."""
+    optimizer: Optimizer = Sgd()
+    """The local optimizer."""
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("epochs and steps are both given; give one of them")
+        return self
+
+
+class FedAvg(Section):
+    """Federated averaging (McMahan et al. 2017), with server momentum (Hsu et al. 2019)."""
+
+    name: Literal["fedavg"] = "fedavg"
+    weighting: Literal["examples", "uniform"] = "examples"
+    """Weigh updates by training rows, or all alike."""
+    server_lr: PositiveFloat = 1.0
+    """Factor on the mean update."""
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Momentum of the server's steps."""
+
+
+class FedProx(Section):
+    """FedProx (Li et al. 2020): a proximal term in local training, and partial work is used."""
+
+    name: Literal["fedprox"] = "fedprox"
+    mu: NonNegative = 0.1
+    """Weight of the proximal term mu/2 ||w - w_t||^2."""
+    weighting: Literal["examples", "uniform"] = "examples"
+    """Weigh updates by training rows, or all alike."""
+    server_lr: PositiveFloat = 1.0
+    """Factor on the mean update."""
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Momentum of the server's steps."""
+
+
+Strategy = tagged(FedAvg | FedProx)
+
+
+class EveryOwner(Section):
+    """Every owner takes part in every round."""
+
+    name: Literal["all"] = "all"
+
+
+class FixedSize(Section):
+    """A fixed number of owners a round, drawn uniformly without replacement."""
+
+    name: Literal["fixed"] = "fixed"
+    size: PositiveInt
+    """Owners a round."""
+
+
+class PoissonSampling(Section):
+    """Every owner takes part with the same probability, independently; a round may be empty."""
+
+    name: Literal["poisson"] = "poisson"
+    rate: Annotated[float, Field(gt=0, le=1)]
+    """Probability of taking part."""
+
+
+Selection = tagged(EveryOwner | FixedSize | PoissonSampling)
+
+
+class Stragglers(Section):
+    """Simulated slow owners, as in the FedProx paper: they manage only part of the round's work."""
+
+    fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the cohort that is slow; a slow owner manages uniformly 1 to (full - 1) epochs or steps."""
+
+
+class NoPrivacy(Section):
+    """No differential privacy."""
+
+    name: Literal["none"] = "none"
+
+
+class ExamplePrivacy(Section):
+    """Example-level differential privacy: DP-SGD (Abadi et al. 2016) inside every owner, by Opacus.
+
+    Each owner's noise is calibrated once for the whole planned training, so that the epsilon it has spent at the end
+    is the one given here. Neighbouring shards differ by one training row, added or removed; row counts are public.
+    """
+
+    name: Literal["example"] = "example"
+    epsilon: PositiveFloat | None = None
+    """Budget of every owner for the whole run. Give this or ``noise_multiplier``."""
+    noise_multiplier: PositiveFloat | None = None
+    """Noise deviation over the clipping norm, instead of a budget."""
+    delta: Probability = 1e-5
+    """Failure probability; must be below one over the owner's number of training rows."""
+    clip: PositiveFloat = 1.0
+    """Norm to which each example's gradient is clipped."""
+    unsafe_replay_seed: int | None = None
+    """For tests only: noise and batches that can be replayed. Whoever knows the seed can remove the noise."""
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Self:
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give exactly one of epsilon and noise_multiplier")
+        return self
+
+
+Privacy = tagged(NoPrivacy | ExamplePrivacy)
+
+
+class Plain(Section):
+    """No protection: the server reads every update. Sums are exact all the same."""
+
+    name: Literal["plain"] = "plain"
+
+
+Protection = tagged(Plain)

@@ -1,0 +1,171 @@
+"""Reading experiments from YAML, overriding single values, and saying in one clear error what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fedray.config.experiment import Experiment
+from fedray.errors import ConfigError
+
+Raw = dict[str, Any]
+
+
+def read_yaml(path: str | Path) -> Raw:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML, or holds no mapping.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", "an experiment file", "check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}", "a YAML mapping", "correct the line it names") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{path} holds {type(raw).__name__}", "a YAML mapping of sections", "start from an example in the README"
+        )
+    return raw
+
+
+def parse_overrides(assignments: Iterable[str]) -> Raw:
+    """``["rounds=3", "strategy.mu=0.1"]`` as a mapping of dotted keys; values are read as YAML.
+
+    Raises:
+        ConfigError: an assignment has no ``=`` or its value is no YAML.
+    """
+    overrides: Raw = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"--set {assignment}", "KEY=VALUE, e.g. strategy.mu=0.1", "add the missing part")
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment}: {error}", "a YAML value after '='", "quote it") from error
+    return overrides
+
+
+def override(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> Raw:
+    """A copy of ``raw`` with dotted keys set. A shorthand on the way is expanded: ``fedprox`` to ``{name: fedprox}``.
+
+    Raises:
+        ConfigError: a key leads through a value that has no parts.
+    """
+    result = _copy(raw)
+    for dotted, value in overrides.items():
+        *path, last = dotted.split(".")
+        node = result
+        for part in path:
+            child = node.get(part, {})
+            if isinstance(child, str):
+                child = {"name": child}
+            if not isinstance(child, dict):
+                raise ConfigError(f"{dotted}: {part!r} is {child!r}", "a section", "check the key")
+            node[part] = child
+            node = child
+        node[last] = value
+    return result
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return value
+
+
+def validated(raw: Mapping[str, Any]) -> Experiment:
+    """The experiment that a mapping describes.
+
+    Raises:
+        ConfigError: with a line for every broken rule.
+    """
+    try:
+        return Experiment.model_validate(dict(raw))
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """Read an experiment from YAML, with dotted keys overridden.
+
+    Raises:
+        ConfigError: the file or a value is wrong.
+    """
+    return validated(override(read_yaml(path), overrides or {}))
+
+
+def replaced(experiment: Experiment, overrides: Mapping[str, Any]) -> Experiment:
+    """A copy of an experiment with dotted keys replaced: ``replaced(e, {"strategy.mu": 0.1})``.
+
+    Raises:
+        ConfigError: the result breaks a rule.
+    """
+    return validated(override(as_raw(experiment), overrides))
+
+
+def as_raw(experiment: Experiment) -> Raw:
+    """The mapping of what was set, callables kept as they are: the inverse of ``validated``."""
+
+    def dump(section: BaseModel) -> Raw:
+        kept = section.model_fields_set | ({"name"} & set(type(section).model_fields))
+        return {key: dump_value(getattr(section, key)) for key in type(section).model_fields if key in kept}
+
+    def dump_value(value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return dump(value)
+        if isinstance(value, dict):
+            return {key: dump_value(item) for key, item in value.items()}
+        return value
+
+    return dump(experiment)
+
+
+def as_yaml(experiment: Experiment) -> str:
+    """The whole experiment, defaults included, as YAML; callables by their import path."""
+    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
+
+
+def json_schema() -> str:
+    """JSON schema of an experiment file, for editors."""
+    return json.dumps(Experiment.model_json_schema(), indent=2)
+
+
+def explain(error: ValidationError) -> ConfigError:
+    """One ``ConfigError`` for all that pydantic found."""
+    return ConfigError(
+        "\n  ".join(_describe(dict(item)) for item in error.errors()),
+        "an experiment as docs/configuration.md describes it",
+        "correct the values named above; `fedray schema` prints the JSON schema for your editor",
+    )
+
+
+def _describe(item: Mapping[str, Any]) -> str:
+    path = [str(part) for part in item["loc"]]
+    where = ".".join(path) or "experiment"
+    if item["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(path[-1], _known_keys(), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"{where}: unknown key{hint}"
+    if item["type"] == "value_error":
+        return str(item["msg"]).removeprefix("Value error, ")
+    return f"{where}: {item['msg']}, found {_shortened(item['input'])}"
+
+
+def _known_keys() -> set[str]:
+    schema = Experiment.model_json_schema()
+    sections = [schema, *schema.get("$defs", {}).values()]
+    return {key for section in sections for key in section.get("properties", {})}
+
+
+def _shortened(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

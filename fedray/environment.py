@@ -1,0 +1,26 @@
+"""What a run ran on: versions and machine, for its record."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+_PACKAGES = ("fedray", "ray", "torch", "opacus", "dp-accounting", "numpy", "pyarrow", "scikit-learn")
+
+
+def environment() -> dict[str, str]:
+    """Names to values, e.g. ``{"python": "3.11.7", "torch": "2.13.0", "cpus": "2", ...}``."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+        **{name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

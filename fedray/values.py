@@ -1,0 +1,283 @@
+"""The values that travel between owners, server and caller: frozen, plain, serialisable.
+
+This file owns the shapes of the messages. It must not import torch, ray or any other part of fedray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+"""A flat float32 vector of shape ``(n_values,)``."""
+
+Part = Literal["train", "holdout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What every owner's examples look like; public, and all that a model factory may know of the data.
+
+    Attributes:
+        feature_shape: shape of one example's features, e.g. ``(64,)`` or ``(1, 8, 8)``.
+        feature_dtype: ``float32``, or ``int64`` for token sequences.
+        target_shape: shape of one target; ``()`` for a class or a single number.
+        n_classes: number of classes, or None for a real-valued target.
+    """
+
+    feature_shape: tuple[int, ...]
+    feature_dtype: Literal["float32", "int64"]
+    target_shape: tuple[int, ...]
+    n_classes: int | None
+
+    @property
+    def target_dtype(self) -> Literal["float32", "int64"]:
+        return "float32" if self.n_classes is None else "int64"
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Rows of one owner: ``features`` of shape ``(n, *feature_shape)``, ``targets`` of shape ``(n, *target_shape)``."""
+
+    features: NDArray[np.float32] | NDArray[np.int64]
+    targets: NDArray[np.float32] | NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """All that one owner holds. Never leaves the owner."""
+
+    train: Examples
+    holdout: Examples
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerInfo:
+    """What an owner tells the server about itself when it joins.
+
+    Attributes:
+        name: the owner's name.
+        n_train: number of training rows; public, it weighs the owner's update.
+        n_holdout: number of held-out rows.
+    """
+
+    name: str
+    n_train: int
+    n_holdout: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How much one owner trains in one round: passes over its rows, or a number of optimizer steps."""
+
+    amount: int
+    unit: Literal["epochs", "steps"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPlan:
+    """What the strategy asks of every owner in the cohort of one round.
+
+    Attributes:
+        round: number of the round, from 1.
+        work: the full local work.
+        proximal_mu: FedProx's mu; 0 switches the proximal term off.
+        accepts_partial_work: whether an owner that could not finish sends the iterate that it has.
+        weighting: ``examples`` weighs an update by the owner's training rows, ``uniform`` by one.
+    """
+
+    round: int
+    work: Work
+    proximal_mu: float
+    accepts_partial_work: bool
+    weighting: Literal["examples", "uniform"]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One owner's part in a round: the plan, cut to what this owner can do in time.
+
+    Attributes:
+        owner: the owner's name.
+        plan: the plan of the round.
+        work: the owner's own work; less than ``plan.work`` for a simulated straggler.
+        deadline_s: seconds after which local training stops where it is; None for no limit.
+    """
+
+    owner: str
+    plan: RoundPlan
+    work: Work
+    deadline_s: float | None
+
+    @property
+    def is_partial(self) -> bool:
+        return self.work != self.plan.work
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What training gives: the model's delta, before it is sealed. Leaves the owner only inside a ``Sealed``.
+
+    Attributes:
+        delta: new minus old vector, shape ``(n_values,)``.
+        weight: the update's weight in the mean; an integer, so that sums are exact.
+        n_steps: optimizer steps taken.
+        is_complete: False where a deadline cut the work short.
+    """
+
+    delta: Vector
+    weight: int
+    n_steps: int
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Privacy that one owner has spent so far: ``(epsilon, delta)`` by two accountants.
+
+    Attributes:
+        epsilon: by privacy loss distributions (the reported figure).
+        epsilon_rdp: by Renyi DP, beside it.
+        delta: the failure probability both refer to.
+    """
+
+    epsilon: float
+    epsilon_rdp: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The first thing that leaves an owner: its update under the run's protection, and what the server may know of it.
+
+    Attributes:
+        owner: the owner's name.
+        round: the round it belongs to.
+        payload: what the protection's sealer made of update and weight; for plain protection fixed-point integers
+            of shape ``(n_values + 1,)``, the weight last.
+        n_steps: optimizer steps taken.
+        is_complete: False where the work is partial.
+        seconds: time that training took at the owner.
+        spent: the owner's privacy account after this round; None without differential privacy.
+    """
+
+    owner: str
+    round: int
+    payload: NDArray[np.int64]
+    n_steps: int
+    is_complete: bool
+    seconds: float
+    spent: Spent | None
+
+
+Outcome = Literal["absent", "dropped", "rejected", "refused", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Why an owner of the cohort gave no update.
+
+    Attributes:
+        outcome: ``dropped`` (too slow for a strategy that takes no partial work), ``rejected`` (non-finite or misshapen
+            update), ``refused`` (the owner's budget), ``failed`` (it raised) or ``absent`` (its actor is gone).
+        reason: one line for the record; never holds data.
+    """
+
+    owner: str
+    round: int
+    outcome: Outcome
+    reason: str
+    spent: Spent | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """The opened sum of a cohort's updates.
+
+    Attributes:
+        weighted_sum: sum of weight x delta, shape ``(n_values,)``, float64.
+        weight: sum of weights.
+    """
+
+    weighted_sum: NDArray[np.float64]
+    weight: int
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        return self.weighted_sum / self.weight
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Sums over one owner's examples; sums and counts travel, means are taken once.
+
+    Attributes:
+        sums: name of a metric (or ``loss``) to its sum over examples.
+        count: number of examples.
+    """
+
+    sums: Mapping[str, float]
+    count: int
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {name: total / self.count for name, total in self.sums.items()} if self.count else {}
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerRecord:
+    """One owner's line in a round's record."""
+
+    name: str
+    outcome: Literal["update", "partial", "absent", "dropped", "rejected", "refused", "failed", "idle"]
+    reason: str
+    n_steps: int
+    seconds: float
+    epsilon: float | None
+    epsilon_rdp: float | None
+    n_holdout: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """All that is kept of one round.
+
+    Attributes:
+        round: number of the round, from 1.
+        cohort: names of the owners that were asked.
+        n_updates: updates that entered the sum.
+        n_rejected: updates refused as non-finite or misshapen.
+        metrics: federated means over all owners' held-out rows (``loss`` among them); empty where not evaluated.
+        train_metrics: the same over training rows, where asked for.
+        central_metrics: the same on the server's own test set, where there is one.
+        epsilon: largest epsilon that any owner has spent (PLD); None without differential privacy.
+        epsilon_rdp: the same by Renyi DP.
+        bytes_up: sealed updates received.
+        bytes_down: model sent, one copy an owner.
+        seconds: wall time by phase: train, combine, step, evaluate, and their round's total.
+        owners: a line an owner.
+        parameters_sha256: digest of the model after the round.
+    """
+
+    round: int
+    cohort: tuple[str, ...]
+    n_updates: int
+    n_rejected: int
+    metrics: Mapping[str, float]
+    train_metrics: Mapping[str, float]
+    central_metrics: Mapping[str, float]
+    epsilon: float | None
+    epsilon_rdp: float | None
+    bytes_up: int
+    bytes_down: int
+    seconds: Mapping[str, float]
+    owners: tuple[OwnerRecord, ...]
+    parameters_sha256: str
