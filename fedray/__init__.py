@@ -1,0 +1,43 @@
+"""Federated learning on Ray for PyTorch.
+
+    import fedray
+
+    experiment = fedray.Experiment(data="digits", strategy={"name": "fedprox", "mu": 0.1}, rounds=10)
+    for record in fedray.run(experiment):
+        print(record.round, record.metrics)
+
+Importing this package loads neither ray nor torch: each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedray.config import Experiment, load
+    from fedray.data import write_shards
+    from fedray.running import Run, load_model, run
+    from fedray.values import RoundRecord
+
+_HOMES = {
+    "Experiment": "fedray.config",
+    "load": "fedray.config",
+    "write_shards": "fedray.data",
+    "Run": "fedray.running",
+    "run": "fedray.running",
+    "load_model": "fedray.running",
+    "RoundRecord": "fedray.values",
+}
+
+__all__ = ["Experiment", "RoundRecord", "Run", "load", "load_model", "run", "write_shards"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedray' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

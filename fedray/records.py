@@ -236,7 +236,7 @@ def _parse(table: pa.Table, path: Path) -> RunRecords:
             label=path.stem if path.parent.name == "trials" else path.parent.name,
             experiment=json.loads(metadata["fedray.experiment"]),
             environment=json.loads(metadata["fedray.environment"]),
-            status=metadata["fedray.status"],  # type: ignore[arg-type]  # written by _metadata
+            status=metadata["fedray.status"],
             rounds=rounds,
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -5,6 +5,7 @@ This file owns the shapes of the messages. It must not import torch, ray or any 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -177,7 +178,8 @@ class Sealed:
     spent: Spent | None
 
 
-Outcome = Literal["absent", "dropped", "rejected", "refused", "failed"]
+AbsentOutcome = Literal["absent", "dropped", "rejected", "refused", "failed"]
+Outcome = Literal["update", "partial", "idle"] | AbsentOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ class Absent:
 
     owner: str
     round: int
-    outcome: Outcome
+    outcome: AbsentOutcome
     reason: str
     spent: Spent | None = None
 
@@ -236,7 +238,7 @@ class OwnerRecord:
     """One owner's line in a round's record."""
 
     name: str
-    outcome: Literal["update", "partial", "absent", "dropped", "rejected", "refused", "failed", "idle"]
+    outcome: Outcome
     reason: str
     n_steps: int
     seconds: float
@@ -281,3 +283,8 @@ class RoundRecord:
     seconds: Mapping[str, float]
     owners: tuple[OwnerRecord, ...]
     parameters_sha256: str
+
+
+def sha256(vector: Vector) -> str:
+    """Digest of a vector's bytes (little-endian float32)."""
+    return hashlib.sha256(vector.astype("<f4", copy=False).tobytes()).hexdigest()

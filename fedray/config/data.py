@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from fedray.config.fields import Section, tagged
+from fedray.config.fields import BY_NAME, Section
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Alpha = Annotated[float, Field(gt=0, le=1e6)]
@@ -47,7 +47,7 @@ class Quantity(Section):
     """Redraw until every owner has at least this many rows."""
 
 
-Split = tagged(Iid | Dirichlet | LabelShards | Quantity)
+Split = Annotated[Iid | Dirichlet | LabelShards | Quantity, Field(discriminator="name"), BY_NAME]
 
 
 class NoScaling(Section):
@@ -72,7 +72,7 @@ class FixedScaling(Section):
     """A value a feature, or one for all."""
 
 
-Scaling = tagged(NoScaling | OwnerScaling | FixedScaling)
+Scaling = Annotated[NoScaling | OwnerScaling | FixedScaling, Field(discriminator="name"), BY_NAME]
 
 
 class DataSection(Section):
@@ -162,4 +162,4 @@ class Tables(DataSection):
     """Boolean column that marks held-out rows, instead of a random share."""
 
 
-Data = tagged(Digits | BreastCancer | Synthetic | HeartDisease | Tables)
+Data = Annotated[Digits | BreastCancer | Synthetic | HeartDisease | Tables, Field(discriminator="name"), BY_NAME]

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from fedray.config.data import Data, Digits, OwnerScaling
-from fedray.config.fields import Reference, Section, reference_name, tagged
+from fedray.config.data import Data, Digits, OwnerScaling, Simulated, Synthetic
+from fedray.config.fields import BY_NAME, Reference, Section, reference_name
 from fedray.config.learning import (
     EveryOwner,
     ExamplePrivacy,
@@ -78,21 +78,27 @@ class Asha(Section):
     """Keep one in so many at each rung."""
 
 
+Stopping = Annotated[NoStopping | Asha, Field(discriminator="name"), BY_NAME]
+
+
 class Search(Section):
     """How ``fedray compare`` runs its trials; ``fedray run`` ignores it."""
 
-    metric: str = "accuracy"
-    """Metric on held-out rows that says which trial is better."""
-    mode: Literal["max", "min"] = "max"
-    """Whether more of it is better."""
+    metric: str | None = None
+    """Metric on held-out rows that says which trial is better; the first of ``metrics`` when left out."""
+    mode: Literal["max", "min"] | None = None
+    """Whether more of it is better; known for the metrics that fedray brings."""
     samples: PositiveInt = 1
     """Draws from the search ranges; lists are always tried in full."""
     algorithm: Literal["random", "optuna"] = "random"
     """How ranges are sampled; ``optuna`` needs the extra ``fedray[search]``."""
-    stopping: tagged(NoStopping | Asha) = NoStopping()  # type: ignore[valid-type]
+    stopping: Stopping = NoStopping()
     """Early stopping of trials."""
     max_concurrent: PositiveInt | None = None
     """Trials at a time; as many as fit when left out."""
+
+
+_SMALLER_IS_BETTER = frozenset({"loss", "squared_error", "absolute_error"})
 
 
 class Experiment(Section):
@@ -169,9 +175,22 @@ class Experiment(Section):
                 raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _search_has_an_objective(self) -> Self:
+        metric = self.search.metric or (self.metric_names or ("loss",))[0]
+        if metric not in {"loss", *self.metric_names} and self.task is None:
+            raise ValueError(
+                f"search.metric is {metric!r}, but the metrics are {['loss', *self.metric_names]}; name one of them"
+            )
+        mode = self.search.mode or ("min" if metric in _SMALLER_IS_BETTER else "max")
+        values = {**dict(self.search), "metric": metric, "mode": mode}
+        search = Search.model_construct(_fields_set=self.search.model_fields_set, **values)
+        object.__setattr__(self, "search", search)
+        return self
+
     def _broken_rules(self) -> list[tuple[bool, str]]:
         private = isinstance(self.privacy, ExamplePrivacy)
-        owners = self.data.owners if isinstance(getattr(self.data, "owners", None), int) else None
+        owners = self.data.owners if isinstance(self.data, Simulated | Synthetic) else None
         size = self.cohort.size if isinstance(self.cohort, FixedSize) else 0
         given = self.model_fields_set
         return [
@@ -203,6 +222,11 @@ class Experiment(Section):
                 self.stragglers.fraction > 0 and self.work.amount < 2,
                 f"stragglers need a round of at least 2 epochs or steps to fall short of, found {self.work.amount} "
                 f"{self.work.unit}; raise train.{self.work.unit}",
+            ),
+            (
+                self.loss in ("binary_cross_entropy", "mse") and "accuracy" in self.metrics,
+                f"the metric 'accuracy' needs a score a class, but loss {self.loss!r} has one output; "
+                "use binary_accuracy, squared_error or absolute_error",
             ),
             (
                 len(set(self.metric_names) | {"loss"}) != len(self.metric_names) + 1,

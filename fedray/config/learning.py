@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from fedray.config.fields import Reference, Section, tagged
+from fedray.config.fields import BY_NAME, Reference, Section
 
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -62,7 +62,7 @@ class CustomModel(Section):
     """Keyword arguments for it."""
 
 
-Model = tagged(Logistic | Mlp | Cnn | Lstm | CustomModel)
+Model = Annotated[Logistic | Mlp | Cnn | Lstm | CustomModel, Field(discriminator="name"), BY_NAME]
 
 
 class Sgd(Section):
@@ -87,7 +87,7 @@ class Adam(Section):
     """L2 penalty."""
 
 
-Optimizer = tagged(Sgd | Adam)
+Optimizer = Annotated[Sgd | Adam, Field(discriminator="name"), BY_NAME]
 
 
 class Train(Section):
@@ -135,7 +135,7 @@ class FedProx(Section):
     """Momentum of the server's steps."""
 
 
-Strategy = tagged(FedAvg | FedProx)
+Strategy = Annotated[FedAvg | FedProx, Field(discriminator="name"), BY_NAME]
 
 
 class EveryOwner(Section):
@@ -160,7 +160,7 @@ class PoissonSampling(Section):
     """Probability of taking part."""
 
 
-Selection = tagged(EveryOwner | FixedSize | PoissonSampling)
+Selection = Annotated[EveryOwner | FixedSize | PoissonSampling, Field(discriminator="name"), BY_NAME]
 
 
 class Stragglers(Section):
@@ -202,7 +202,7 @@ class ExamplePrivacy(Section):
         return self
 
 
-Privacy = tagged(NoPrivacy | ExamplePrivacy)
+Privacy = Annotated[NoPrivacy | ExamplePrivacy, Field(discriminator="name"), BY_NAME]
 
 
 class Plain(Section):
@@ -211,4 +211,4 @@ class Plain(Section):
     name: Literal["plain"] = "plain"
 
 
-Protection = tagged(Plain)
+Protection = Annotated[Plain, BY_NAME]

@@ -60,7 +60,7 @@ def override(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> Raw:
     Raises:
         ConfigError: a key leads through a value that has no parts.
     """
-    result = _copy(raw)
+    result: Raw = _copy(raw)
     for dotted, value in overrides.items():
         *path, last = dotted.split(".")
         node = result
@@ -131,7 +131,8 @@ def as_raw(experiment: Experiment) -> Raw:
 
 def as_yaml(experiment: Experiment) -> str:
     """The whole experiment, defaults included, as YAML; callables by their import path."""
-    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
+    text: str = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
+    return text
 
 
 def json_schema() -> str:

@@ -1,0 +1,123 @@
+"""The cohort of one Ray actor per data owner, each where its placement says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from fedray.actors.owner import RemoteOwner
+from fedray.actors.resources import owner_cpus, owner_options
+from fedray.config import Experiment
+from fedray.errors import FedrayError, ResourcesError
+from fedray.owners import Owner
+from fedray.values import Absent, Assignment, OwnerInfo, Part, Sealed, Tally, Vector
+
+_GRACE_S = 10.0
+"""How long past its deadline an owner's answer is waited for: it stops by itself, between two batches."""
+
+
+class RayCohort:
+    """Creates the owners' actors and carries their answers.
+
+    Args:
+        openers: owner's name to what opens the owner, run inside its actor.
+        experiment: says placement, resources and time-outs.
+        cpus: logical CPUs that owners share where the experiment says ``auto``.
+
+    Raises:
+        ResourcesError: the cluster lacks something, or actors did not start in time.
+        FedrayError: what an owner raised when it was opened.
+    """
+
+    def __init__(self, openers: Mapping[str, Callable[[], Owner]], experiment: Experiment, cpus: float) -> None:
+        names = sorted(openers)
+        share = owner_cpus(experiment, len(names), cpus)
+        self._deadline_s = experiment.deadline_s
+        self._actors: dict[str, Any] = {
+            name: RemoteOwner.options(**owner_options(experiment, name, share)).remote(openers[name]) for name in names
+        }
+        try:
+            self._infos = self._join(experiment.resources.start_timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def owners(self) -> Sequence[OwnerInfo]:
+        return self._infos
+
+    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
+        """Ask all at once; yield in the order of arrival. Calls that a lost actor left are not repeated."""
+        shared = ray.put(vector)
+        pending = {
+            self._actors[assignment.owner].train.remote(shared, assignment): assignment for assignment in assignments
+        }
+        stops_at = None if self._deadline_s is None else time.monotonic() + self._deadline_s + _GRACE_S
+        while pending:
+            left = None if stops_at is None else max(0.0, stops_at - time.monotonic())
+            done, _ = ray.wait(list(pending), timeout=left)
+            if not done:
+                break
+            for ref in done:
+                yield _answer(ref, pending.pop(ref))
+        for assignment in pending.values():
+            yield _gone(assignment, f"no answer within {self._deadline_s:g} s and {_GRACE_S:g} s of grace")
+
+    def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
+        shared = ray.put(vector)
+        refs = {actor.evaluate.remote(shared, part): name for name, actor in self._actors.items()}
+        for ref, name in refs.items():
+            try:
+                tally = ray.get(ref)
+            except RayError:
+                continue
+            if isinstance(tally, Tally):
+                yield name, tally
+
+    def close(self) -> None:
+        for actor in self._actors.values():
+            ray.kill(actor)
+        self._actors = {}
+
+    def _join(self, timeout_s: float) -> list[OwnerInfo]:
+        refs = {name: actor.join.remote() for name, actor in self._actors.items()}
+        try:
+            return [_unwrapped(ref, timeout_s) for ref in refs.values()]
+        except GetTimeoutError:
+            done, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=0)
+            late = sorted(name for name, ref in refs.items() if ref not in done)
+            raise ResourcesError(
+                f"{len(late)} of {len(refs)} owners did not start within {timeout_s:g} s: {', '.join(late[:5])}",
+                "all owners started",
+                "raise resources.start_timeout_s, or free what other work on the cluster holds",
+            ) from None
+
+
+def _unwrapped(ref: ray.ObjectRef[OwnerInfo], timeout_s: float) -> OwnerInfo:
+    try:
+        info: OwnerInfo = ray.get(ref, timeout=timeout_s)
+        return info
+    except RayTaskError as error:
+        if isinstance(error.cause, FedrayError):
+            raise error.cause from None
+        raise
+
+
+def _answer(ref: ray.ObjectRef[Sealed | Absent], assignment: Assignment) -> Sealed | Absent:
+    try:
+        answer: Sealed | Absent = ray.get(ref)
+    except RayActorError:
+        return _gone(assignment, "its actor died; it is restarted where it can be")
+    except RayError as error:
+        return _gone(assignment, f"its answer was lost ({type(error).__name__})")
+    if getattr(answer, "owner", None) != assignment.owner or answer.round != assignment.plan.round:
+        return Absent(assignment.owner, assignment.plan.round, "rejected", "an answer to another question")
+    return answer
+
+
+def _gone(assignment: Assignment, reason: str) -> Absent:
+    return Absent(assignment.owner, assignment.plan.round, "absent", reason)

@@ -1,0 +1,72 @@
+"""The actor that carries one data owner.
+
+Its rows are opened inside it, on its node. What it returns are ``OwnerInfo``, ``Sealed``, ``Absent`` and ``Tally``:
+none can hold a row. An exception's text could, so only its type and place leave the actor.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+import ray
+
+from fedray.errors import DataError, FedrayError
+from fedray.owners import Owner
+from fedray.values import Absent, Assignment, OwnerInfo, Part, Sealed, Tally, Vector
+
+
+class OwnerActor:
+    """Opens its owner on first use, so that it comes back by itself after a restart.
+
+    Args:
+        open_owner: reads the shard and builds the owner, here.
+    """
+
+    def __init__(self, open_owner: Callable[[], Owner]) -> None:
+        self._open_owner = open_owner
+        self._opened: Owner | None = None
+
+    def join(self) -> OwnerInfo:
+        """Open the owner.
+
+        Raises:
+            FedrayError: the shard or the model is unfit.
+        """
+        try:
+            return self._owner().join()
+        except FedrayError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"an owner could not be opened: {_place(error)}", "a readable shard", "run with --in-process to debug it"
+            ) from None
+
+    def train(self, vector: Vector, assignment: Assignment) -> Sealed | Absent:
+        """Train one round. Whatever goes wrong becomes an ``Absent``: the round goes on without this owner."""
+        try:
+            return self._owner().train(vector, assignment)
+        except Exception as error:
+            return Absent(assignment.owner, assignment.plan.round, "failed", _place(error))
+
+    def evaluate(self, vector: Vector, part: Part) -> Tally | str:
+        """This owner's tally, or where it failed."""
+        try:
+            return self._owner().evaluate(vector, part)
+        except Exception as error:
+            return _place(error)
+
+    def _owner(self) -> Owner:
+        if self._opened is None:
+            self._opened = self._open_owner()
+        return self._opened
+
+
+RemoteOwner = ray.remote(OwnerActor)
+
+
+def _place(error: Exception) -> str:
+    """Type and place of an exception, never its text, which could quote a row."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"

@@ -1,0 +1,118 @@
+"""Ray for the length of a run, and the caller's hold on a server actor."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from fedray import data
+from fedray.actors.cohort import RayCohort
+from fedray.actors.resources import owner_cpus, require
+from fedray.actors.server import RemoteServer
+from fedray.build import OpensCohort, open_federation
+from fedray.config import Experiment
+from fedray.errors import FedrayError, ResourcesError, RunError
+from fedray.values import OwnerInfo, RoundRecord, Vector
+
+
+@contextmanager
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """Use the Ray that is there, connect to a cluster, or start one on this machine and end it afterwards.
+
+    Args:
+        address: address of a running cluster; None for the environment's ``RAY_ADDRESS``, else this machine alone.
+
+    Raises:
+        ResourcesError: no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    local = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+    except ConnectionError as error:
+        raise ResourcesError(
+            f"no Ray cluster answers at {address}", "a running cluster", "check --address or RAY_ADDRESS"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def ray_cohort(experiment: Experiment, cpus: float) -> OpensCohort:
+    """Opens a cohort of one actor an owner, which share ``cpus`` where the experiment says ``auto``."""
+    return partial(RayCohort, experiment=experiment, cpus=cpus)
+
+
+class RayServer:
+    """A server actor and its owners, started; every method blocks.
+
+    Args:
+        experiment: what to run.
+        state_dir: where owners keep what must outlive them.
+
+    Raises:
+        ResourcesError: the cluster lacks something, or actors did not start in time.
+        FedrayError: an owner or another part could not be opened.
+    """
+
+    def __init__(self, experiment: Experiment, state_dir: Path) -> None:
+        cpus = ray.cluster_resources().get("CPU", 1.0)
+        names = data.owner_names(experiment.data)
+        require(experiment, names, owner_cpus(experiment, len(names), cpus))
+        opens = partial(open_federation, experiment, ray_cohort(experiment, cpus), state_dir)
+        self._server: Any = RemoteServer.options(
+            num_cpus=experiment.resources.server_cpus, max_restarts=0, max_task_retries=0
+        ).remote(opens)
+        try:
+            timeout_s = 2 * experiment.resources.start_timeout_s
+            self.owners: list[OwnerInfo] = _get(self._server.start.remote(), timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def advance(self) -> RoundRecord | None:
+        """Run one round; None when the experiment is over.
+
+        Raises:
+            RunError: no owner answers any more, or the server was lost.
+        """
+        record: RoundRecord | None = _get(self._server.advance.remote())
+        return record
+
+    def vector(self) -> Vector:
+        """The global model, shape ``(n_values,)``."""
+        vector: Vector = _get(self._server.vector.remote())
+        return vector
+
+    def close(self) -> None:
+        """End the server, and with it the owners' actors, which are its children."""
+        ray.kill(self._server)
+
+
+def _get(ref: Any, timeout_s: float | None = None) -> Any:
+    try:
+        return ray.get(ref, timeout=timeout_s)
+    except RayTaskError as error:
+        if isinstance(error.cause, FedrayError):
+            raise error.cause from None
+        raise
+    except GetTimeoutError:
+        raise ResourcesError(
+            f"the server did not start within {timeout_s:g} s", "a started server", "raise resources.start_timeout_s"
+        ) from None
+    except RayActorError as error:
+        raise RunError(
+            "the server actor was lost", "a server that lives through the run", "see the Ray logs; records are kept"
+        ) from error

@@ -1,0 +1,224 @@
+"""From an experiment to its parts. Each function runs where its part will live.
+
+``check`` runs at the caller, before anything starts; ``open_owner`` inside the owner's process, the only place where
+its rows are read; ``open_federation`` at the server.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedray import data
+from fedray.config import Experiment
+from fedray.config import learning as config
+from fedray.config.fields import reference_name, resolve
+from fedray.errors import ConfigError, ModelError
+from fedray.owners import Owner
+from fedray.protection.plain import PlainProtection
+from fedray.protocols import Cohort, Protection, Strategy, Task
+from fedray.rounds import Federation
+from fedray.selection import planned_rounds
+from fedray.strategies import FedAvg, FedProx
+from fedray.tasks.descent import Descent, ShuffledDescent
+from fedray.tasks.losses import LOSSES, METRICS, SINGLE_OUTPUT, Loss, Metric
+from fedray.tasks.modules import build_module
+from fedray.tasks.torch_task import TorchTask
+from fedray.values import Schema, Shard, Vector
+from fedray.vectors import Layout
+
+OpensOwner = Callable[[], Owner]
+OpensCohort = Callable[[Mapping[str, OpensOwner]], Cohort]
+
+
+def check(experiment: Experiment) -> None:
+    """Find what can be found before any actor starts: owners' names, the model on the data's schema, and privacy.
+
+    Raises:
+        ConfigError, DataError, ModelError: see ``fedray.errors``.
+    """
+    names = data.owner_names(experiment.data)
+    if unknown := sorted(set(experiment.placement) - set(names)):
+        raise ConfigError(
+            f"placement names {', '.join(unknown)}", f"owners of the data: {', '.join(names)}", "correct the name"
+        )
+    if isinstance(experiment.cohort, config.FixedSize) and experiment.cohort.size > len(names):
+        raise ConfigError(
+            f"cohort.size {experiment.cohort.size}", f"at most {len(names)}, the number of owners", "lower cohort.size"
+        )
+    schema = data.schema_of(experiment.data)
+    if experiment.task is not None:
+        return
+    task = make_task(experiment, schema, ShuffledDescent(experiment.train.batch_size))
+    task.check(schema)
+    if isinstance(experiment.privacy, config.ExamplePrivacy):
+        from fedray.privacy.dp_sgd import check_private
+
+        check_private(_module(experiment, schema), schema)
+
+
+def open_owner(experiment: Experiment, name: str, n_rounds: int, state_dir: Path) -> Owner:
+    """Open one owner where it lives: read its shard, calibrate its noise, build its task.
+
+    Args:
+        experiment: the experiment.
+        name: the owner's name.
+        n_rounds: rounds that it is planned to take part in.
+        state_dir: where it keeps what must outlive its process.
+
+    Raises:
+        ConfigError, DataError, ModelError: see ``fedray.errors``.
+    """
+    schema = data.schema_of(experiment.data)
+    shard = data.open_shard(experiment.data, name)
+    sealer = make_protection(experiment, _any_task(experiment, schema)).sealer(name)
+    if isinstance(experiment.privacy, config.ExamplePrivacy):
+        descent, account = _private(experiment, experiment.privacy, name, shard, n_rounds, state_dir)
+        return Owner(name, shard, make_task(experiment, schema, descent), sealer, experiment.seed, account)
+    return Owner(name, shard, _any_task(experiment, schema), sealer, experiment.seed)
+
+
+def open_federation(experiment: Experiment, open_cohort: OpensCohort, state_dir: Path) -> Federation:
+    """All parts of a run, at the server.
+
+    Raises:
+        ConfigError, DataError, ModelError, ResourcesError: see ``fedray.errors``.
+    """
+    names = data.owner_names(experiment.data)
+    planned = planned_rounds(experiment.cohort, names, experiment.seed, experiment.rounds)
+    openers = {name: partial(open_owner, experiment, name, planned[name], state_dir / name) for name in names}
+    task = _any_task(experiment, data.schema_of(experiment.data))
+    return Federation(
+        experiment=experiment,
+        task=task,
+        strategy=make_strategy(experiment),
+        protection=make_protection(experiment, task),
+        cohort=open_cohort(openers),
+        central_test=data.central_test(experiment.data),
+    )
+
+
+def make_strategy(experiment: Experiment) -> Strategy:
+    """The strategy that the experiment names."""
+    section = experiment.strategy
+    shared: dict[str, Any] = {
+        "work": experiment.work,
+        "weighting": section.weighting,
+        "server_lr": section.server_lr,
+        "server_momentum": section.server_momentum,
+    }
+    return FedProx(mu=section.mu, **shared) if isinstance(section, config.FedProx) else FedAvg(**shared)
+
+
+def make_protection(experiment: Experiment, task: Task) -> Protection:  # noqa: ARG001  # one protection so far
+    """The protection that the experiment names."""
+    return PlainProtection(len(task.initial(0)))
+
+
+def make_task(experiment: Experiment, schema: Schema, descent: Descent) -> TorchTask:
+    """The task that model, loss, metrics and train describe."""
+    return TorchTask(
+        make_module=partial(_module, experiment, schema),
+        loss=_loss(experiment),
+        metrics=_metrics(experiment),
+        make_optimizer=_optimizer(experiment.train.optimizer),
+        descent=descent,
+    )
+
+
+def make_module(experiment: Experiment) -> nn.Module:
+    """The model, with random initial parameters."""
+    return _module(experiment, data.schema_of(experiment.data))
+
+
+def state_dict(experiment: Experiment, vector: Vector) -> dict[str, torch.Tensor]:
+    """The model's named tensors, as ``torch.nn.Module.load_state_dict`` takes them; ``vector`` for a custom task."""
+    if experiment.task is not None:
+        return {"vector": torch.from_numpy(vector.copy())}
+    module = make_module(experiment)
+    Layout(module).write(vector)
+    return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+
+
+def _any_task(experiment: Experiment, schema: Schema) -> Task:
+    if experiment.task is not None:
+        task: Task = resolve(experiment.task)(schema)
+        return task
+    return make_task(experiment, schema, ShuffledDescent(experiment.train.batch_size))
+
+
+def _module(experiment: Experiment, schema: Schema) -> nn.Module:
+    module = build_module(experiment.model, schema, _n_outputs(experiment, schema))
+    if isinstance(experiment.privacy, config.ExamplePrivacy):
+        from fedray.privacy.dp_sgd import make_private
+
+        return make_private(module)
+    return module
+
+
+def _n_outputs(experiment: Experiment, schema: Schema) -> int:
+    if experiment.loss == "binary_cross_entropy" and schema.n_classes not in (None, 2):
+        raise ModelError(
+            f"loss binary_cross_entropy on {schema.n_classes} classes", "2 classes", "use loss: cross_entropy"
+        )
+    if experiment.loss in SINGLE_OUTPUT or schema.n_classes is None:
+        return max(1, math.prod(schema.target_shape))
+    return schema.n_classes
+
+
+def _loss(experiment: Experiment) -> Loss:
+    if isinstance(experiment.loss, str) and experiment.loss in LOSSES:
+        return LOSSES[experiment.loss]
+    found = resolve(experiment.loss)
+    loss: Loss = found() if isinstance(found, type) else found
+    return loss
+
+
+def _metrics(experiment: Experiment) -> dict[str, Metric]:
+    return {
+        name: METRICS[reference_name(metric)] if reference_name(metric) in METRICS else resolve(metric)
+        for name, metric in zip(experiment.metric_names, experiment.metrics, strict=True)
+    }
+
+
+def _optimizer(section: config.Optimizer) -> Callable[..., torch.optim.Optimizer]:
+    if isinstance(section, config.Adam):
+        return partial(torch.optim.Adam, lr=section.lr, weight_decay=section.weight_decay)
+    return partial(torch.optim.SGD, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
+
+
+def _private(
+    experiment: Experiment, privacy: config.ExamplePrivacy, name: str, shard: Shard, n_rounds: int, state_dir: Path
+) -> tuple[Any, Any]:
+    """The owner's private descent and its account."""
+    from fedray.privacy.account import PrivacyAccount
+    from fedray.privacy.dp_sgd import DpSgdPlan, PrivateDescent
+
+    n_rows, batch_size = len(shard.train), experiment.train.batch_size
+    if privacy.delta * n_rows >= 1:
+        raise ConfigError(
+            f"privacy.delta {privacy.delta} for owner {name!r} with {n_rows} training rows",
+            f"less than one over the rows, {1 / n_rows:.1e}",
+            "lower privacy.delta: at this value, publishing a random row would satisfy it",
+        )
+    if privacy.epsilon is not None:
+        plan = DpSgdPlan.within(
+            privacy.epsilon,
+            privacy.delta,
+            n_rows=n_rows,
+            batch_size=batch_size,
+            clip=privacy.clip,
+            work=experiment.work,
+            n_rounds=n_rounds,
+        )
+    else:
+        assert privacy.noise_multiplier is not None
+        plan = DpSgdPlan(n_rows, batch_size, privacy.clip, privacy.noise_multiplier)
+    account = PrivacyAccount(state_dir / "account.jsonl", privacy.delta, privacy.epsilon)
+    return PrivateDescent(plan, account, privacy.unsafe_replay_seed), account

@@ -1,0 +1,115 @@
+"""What is asked of any data section: whose data, what it looks like, one owner's shard, the central test set.
+
+Each function dispatches on the section's class and does nothing else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedray.config.data import FixedScaling, HeartDisease, Synthetic, Tables
+from fedray.data.kinds import AnyData, absolute
+from fedray.data.rows import Rows, check_classes, divide
+from fedray.data.scaling import apply, check_scaling, fixed_statistics, scale_shard
+from fedray.data.shards import (
+    central_rows,
+    check_central_test,
+    ensure_simulated,
+    read_simulated,
+    simulated_owners,
+    simulated_schema,
+)
+from fedray.data.tables import read_rows, table_owners, table_schema
+from fedray.values import Examples, Schema, Shard
+
+
+def owner_names(data: AnyData) -> tuple[str, ...]:
+    """Names of all data owners, in a fixed order.
+
+    Simulated owners are ``owner-00``, ``owner-01``, ...; hospitals, files and owner columns bring their own
+    names.
+
+    Raises:
+        ConfigError: a table has no ``owner_column``, or a folder has one.
+        DataError: there is nothing to list.
+    """
+    return table_owners(data) if isinstance(data, Tables) else simulated_owners(data)
+
+
+def schema_of(data: AnyData) -> Schema:
+    """What every owner's examples look like, without reading an owner's rows.
+
+    User tables: from the column names and types of one listed file, or from ``data.features`` where no file
+    lies here.
+
+    Raises:
+        ConfigError: nothing here says what the features are, or sections contradict each other.
+        DataError: the listed file is missing, corrupt, or has not the columns asked for.
+    """
+    schema = table_schema(data) if isinstance(data, Tables) else simulated_schema(data)
+    check_scaling(data.scaling, schema)
+    return schema
+
+
+def open_shard(data: AnyData, owner: str) -> Shard:
+    """All that one owner holds: divided, checked and scaled. Called inside the owner's process.
+
+    Returns:
+        Training and held-out examples: features float32 (or int64 for tokens) of shape ``(n,
+        *feature_shape)``, targets int64 class numbers or float32 numbers of shape ``(n,)``; all arrays own
+        their memory.
+
+    Raises:
+        ConfigError: sections contradict each other, or scaling does not fit the features.
+        DataError: the rows cannot be learned from; the message holds counts and column names, never a value
+            of a row.
+    """
+    rows = read_rows(data, owner) if isinstance(data, Tables) else read_simulated(data, owner)
+    schema = _schema_of_rows(data, rows)
+    check_scaling(data.scaling, schema)
+    holdout = 0.0 if isinstance(data, HeartDisease) else data.holdout
+    shard = divide(rows, holdout=holdout, seed=data.seed, owner=owner)
+    if schema.n_classes is not None:
+        check_classes(shard, min_classes=data.min_classes, owner=owner)
+    return scale_shard(shard, data.scaling)
+
+
+def ensure_shards(data: AnyData) -> Path:
+    """The folder that owners' files lie in; simulated sets are written there first, once.
+
+    Idempotent and safe to call from several processes. For user tables it is ``data.path``, and nothing is
+    written.
+
+    Raises:
+        ConfigError: ``central_test`` together with owner scaling.
+        DataError: a simulated split cannot be dealt, or source files are missing.
+    """
+    return absolute(data.path) if isinstance(data, Tables) else ensure_simulated(data)
+
+
+def central_test(data: AnyData) -> Examples | None:
+    """The server's own test rows, scaled like the owners' rows; None where the data section keeps none aside.
+
+    Raises:
+        ConfigError: ``central_test`` together with owner scaling, which nothing at the server could repeat.
+    """
+    if isinstance(data, Tables | HeartDisease | Synthetic) or data.central_test == 0:
+        return None
+    check_central_test(data)
+    check_scaling(data.scaling, simulated_schema(data))
+    rows = central_rows(data)
+    if isinstance(data.scaling, FixedScaling):
+        return apply(rows, fixed_statistics(data.scaling, rows.features.shape[1:]))
+    return rows
+
+
+def _schema_of_rows(data: AnyData, rows: Rows) -> Schema:
+    """The schema that an owner can tell from its own rows."""
+    if not isinstance(data, Tables):
+        return simulated_schema(data)
+    return Schema(
+        feature_shape=rows.examples.features.shape[1:],
+        feature_dtype="int64" if rows.examples.features.dtype.kind == "i" else "float32",
+        target_shape=(),
+        n_classes=None if data.classes is None else len(data.classes),
+    )

@@ -1,0 +1,180 @@
+"""Example-level differential privacy: DP-SGD inside one owner, by Opacus.
+
+M. Abadi et al., "Deep Learning with Differential Privacy", CCS 2016, Algorithm 1: Poisson batches, each example's
+gradient clipped to norm C, Gaussian noise of deviation z C added to their sum, divided by the expected batch size.
+Batches and noise come from generators seeded by the operating system: the secrecy of the batches is what amplification
+by sampling rests on. Deviation: noise is floating-point, from PyTorch's Mersenne Twister; attacks on its low bits
+(Mironov 2012) are not covered.
+"""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from opacus.grad_sample import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from opacus.utils.uniform_sampler import UniformWithReplacementSampler
+from opacus.validators import ModuleValidator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fedray.errors import ModelError
+from fedray.privacy.account import PrivacyAccount
+from fedray.privacy.accounting import Release, calibrate
+from fedray.tasks.descent import Batch, Steps, count_steps
+from fedray.values import Assignment, Schema, Work
+
+
+@dataclass(frozen=True)
+class DpSgdPlan:
+    """How one owner trains privately over the whole run.
+
+    Attributes:
+        n_rows: the owner's training rows; public.
+        batch_size: expected rows of a batch.
+        clip: norm to which each example's gradient is clipped.
+        noise_multiplier: deviation of the noise over ``clip``.
+    """
+
+    n_rows: int
+    batch_size: int
+    clip: float
+    noise_multiplier: float
+
+    @property
+    def sample_rate(self) -> float:
+        return min(1.0, self.batch_size / self.n_rows)
+
+    @classmethod
+    def within(
+        cls, epsilon: float, delta: float, *, n_rows: int, batch_size: int, clip: float, work: Work, n_rounds: int
+    ) -> DpSgdPlan:
+        """The plan whose epsilon after ``n_rounds`` rounds of ``work`` is the given one.
+
+        Raises:
+            ConfigError: no noise can meet the budget.
+        """
+        n_steps = max(1, n_rounds) * count_steps(work, n_rows, batch_size)
+        return cls(n_rows, batch_size, clip, calibrate(epsilon, delta, min(1.0, batch_size / n_rows), n_steps))
+
+
+class PrivateDescent:
+    """Poisson batches and Opacus's optimizer; every round is charged to the owner's account before it starts.
+
+    Args:
+        plan: how this owner trains.
+        account: the owner's account.
+        unsafe_replay_seed: for tests only; makes batches and noise a function of it and of the round's seed.
+    """
+
+    def __init__(self, plan: DpSgdPlan, account: PrivacyAccount, unsafe_replay_seed: int | None = None) -> None:
+        self._plan = plan
+        self._account = account
+        self._unsafe_replay_seed = unsafe_replay_seed
+        self._wrapped: GradSampleModule | None = None
+
+    def begin(
+        self, module: nn.Module, optimizer: Optimizer, features: Tensor, targets: Tensor, assignment: Assignment, seed: int
+    ) -> Steps:
+        """Charge the account, then hand out the steps.
+
+        Raises:
+            BudgetExhausted: the round would overspend.
+        """
+        plan = self._plan
+        n_steps = count_steps(assignment.work, plan.n_rows, plan.batch_size)
+        self._account.charge(assignment.plan.round, Release(plan.sample_rate, plan.noise_multiplier, n_steps))
+        if self._wrapped is None:
+            self._wrapped = GradSampleModule(module)
+        private = DPOptimizer(
+            optimizer,
+            noise_multiplier=plan.noise_multiplier,
+            max_grad_norm=plan.clip,
+            expected_batch_size=plan.sample_rate * plan.n_rows,
+            generator=self._generator(seed, features.device, "noise"),
+        )
+        sampler = UniformWithReplacementSampler(
+            num_samples=plan.n_rows,
+            sample_rate=plan.sample_rate,
+            steps=n_steps,
+            generator=self._generator(seed, torch.device("cpu"), "batches"),
+        )
+        return Steps(self._wrapped, private, _batches(sampler, features, targets), n_steps)
+
+    def end(self, assignment: Assignment, n_steps: int) -> None:
+        self._account.settle(assignment.plan.round, n_steps)
+
+    def _generator(self, seed: int, device: torch.device, purpose: str) -> torch.Generator:
+        generator = torch.Generator(device)
+        if self._unsafe_replay_seed is None:
+            return generator.manual_seed(secrets.randbits(63))
+        return generator.manual_seed((seed ^ self._unsafe_replay_seed ^ len(purpose)) % 2**63)
+
+
+def _batches(sampler: UniformWithReplacementSampler, features: Tensor, targets: Tensor) -> Iterator[Batch]:
+    for rows in sampler:
+        chosen = torch.tensor(rows, dtype=torch.long, device=targets.device)
+        yield features[chosen], targets[chosen]
+
+
+def make_private(module: nn.Module) -> nn.Module:
+    """The module in a form that Opacus can take per-example gradients of.
+
+    Recurrent and attention layers are replaced by Opacus's own, which compute the same from the same parameters.
+
+    Raises:
+        ModelError: the module mixes examples of a batch (BatchNorm) or keeps statistics of them.
+    """
+    statistical = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    culprits = sorted(
+        {
+            type(part).__name__
+            for part in module.modules()
+            if isinstance(part, statistical)
+            and (isinstance(part, nn.modules.batchnorm._BatchNorm) or part.track_running_stats)
+        }
+    )
+    if culprits:
+        raise ModelError(
+            f"a model with {', '.join(culprits)} under example-level privacy",
+            "layers that treat every example by itself: a batch statistic mixes them, so that no example's share "
+            "of the gradient can be bounded",
+            "use GroupNorm (model.norm: group for the built-in cnn), or return "
+            "opacus.validators.ModuleValidator.fix(model) from your factory",
+        )
+    module.train()
+    private: nn.Module = ModuleValidator.fix(module)
+    return private
+
+
+def check_private(module: nn.Module, schema: Schema) -> None:
+    """Take per-example gradients of two rows of zeros.
+
+    Raises:
+        ModelError: Opacus cannot treat the module.
+    """
+    features = torch.zeros((2, *schema.feature_shape), dtype=getattr(torch, schema.feature_dtype))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            GradSampleModule(module)(features).sum().backward()
+    except (NotImplementedError, RuntimeError, ValueError, TypeError) as error:
+        raise _untreatable(str(error)) from error
+    if missing := [
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and getattr(parameter, "grad_sample", None) is None
+    ]:
+        raise _untreatable(f"no per-example gradient for {', '.join(missing)}")
+
+
+def _untreatable(detail: str) -> ModelError:
+    return ModelError(
+        f"Opacus cannot take this model's per-example gradients: {detail}",
+        "a model all of whose trainable parameters act on one example at a time",
+        "freeze the parameters in question, or register a grad sampler with opacus.grad_sample",
+    )

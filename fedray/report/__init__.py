@@ -1,0 +1,4 @@
+"""What a set of runs says: ``comparison`` analyses, ``tables`` prints and saves, ``html`` writes the page.
+
+Reads records only. Must not import torch or ray.
+"""

@@ -1,0 +1,260 @@
+"""The figures of a report: what privacy costs, how learning went, who loses, where time and privacy go.
+
+A colour and a marker mean a family of variants (all settings but the level of privacy) in every figure but the one of
+time; levels of privacy are positions or panels. So FedAvg and FedProx at one epsilon are always side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from fedray.report import numbers
+from fedray.report.canvas import (
+    INK,
+    SURFACE,
+    Drawing,
+    Series,
+    draw,
+    headline,
+    shortened,
+    thinned,
+)
+from fedray.report.comparison import Comparison
+from fedray.report.intervals import Interval
+from fedray.report.variant import Variant
+
+MAX_PANELS = 6
+
+SeriesMap = Mapping[str, Series]
+Curve = Sequence[tuple[int, Interval]]
+
+
+def privacy_utility(comparison: Comparison, series: SeriesMap) -> Drawing | None:
+    """Final metric against the epsilon spent, with no DP in a column of its own; None without DP."""
+    shown = [v for v in comparison.variants if v.utility is not None and v.utility.is_finite]
+    private = [v for v in shown if v.epsilon is not None and 0 < v.epsilon < math.inf]
+    others = [v for v in shown if v not in private]
+    if not private or len(shown) < 2:
+        return None
+
+    def paint(figure: Any) -> None:
+        ratios = {"width_ratios": [4, 1]} if others else {}
+        axes = figure.subplots(1, 2 if others else 1, sharey=True, squeeze=False, gridspec_kw=ratios)[0]
+        _private_side(axes[0], comparison, private, others, series)
+        if others:
+            _open_side(axes[1], comparison, others, series)
+        headline(axes[0], f"{shortened(comparison.metric)}, {_better(comparison)} is better")
+
+    described = "; ".join(f"{v.label}: {numbers.with_interval(v.utility)}" for v in shown[:24])
+    return Drawing(
+        key="tradeoff",
+        title="What privacy costs",
+        svg=draw("tradeoff", 3.5, paint),
+        description=f"Final {comparison.metric} against epsilon. {described}",
+        note="Bars are 95 % intervals over seeds; a ring marks a variant that no other beats in both epsilon and "
+        f"{comparison.metric}. Points at one epsilon are set a little apart. The axis of epsilon is logarithmic.",
+        legend="series",
+    )
+
+
+def _private_side(
+    axes: Any,
+    comparison: Comparison,
+    private: Sequence[Variant],
+    others: Sequence[Variant],
+    series: SeriesMap,
+) -> None:
+    families = [family for family in series if any(v.family == family for v in private)]
+    for position, family in enumerate(families):
+        nudge = 1.045 ** (position - (len(families) - 1) / 2)
+        line = sorted((v for v in private if v.family == family), key=lambda v: v.epsilon or 0.0)
+        places = [(v.epsilon or 1.0) * nudge for v in line]
+        means = [v.utility.mean for v in line if v.utility]
+        style = series[family]
+        axes.plot(places, means, color=style.colour, linestyle=style.dashes, linewidth=1.4, zorder=2)
+        for place, variant in zip(places, line, strict=True):
+            _point(axes, place, variant, style, comparison.on_front(variant))
+    for variant in others:
+        if variant.utility and series[variant.family].index is not None:
+            colour = series[variant.family].colour
+            axes.axhline(variant.utility.mean, color=colour, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
+    _epsilon_axis(axes, [v.epsilon for v in private if v.epsilon])
+
+
+def _epsilon_axis(axes: Any, epsilons: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    low, high = min(epsilons), max(epsilons)
+    axes.set_xlim(low / 1.35, high * 1.35)
+    ticks = thinned(epsilons, max(1.12, (high / low) ** (1 / 7)))
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.epsilon(value)))
+    axes.set_xlabel("epsilon spent (less is more private)")
+
+
+def _open_side(axes: Any, comparison: Comparison, others: Sequence[Variant], series: SeriesMap) -> None:
+    for position, variant in enumerate(others):
+        place = (position + 1) / (len(others) + 1)
+        _point(axes, place, variant, series[variant.family], comparison.on_front(variant))
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_locator(FixedLocator([0.5]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda *_: "no DP"))
+    axes.tick_params(axis="x", length=0)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False, axis="x")
+
+
+def _point(axes: Any, place: float, variant: Variant, style: Series, ringed: bool) -> None:
+    assert variant.utility is not None, "only variants with a utility are drawn"
+    mean, half = variant.utility.mean, variant.utility.half_width
+    if half is not None:
+        axes.errorbar(place, mean, yerr=half, color=style.colour, elinewidth=1.2, capsize=2.5, zorder=3)
+    size = 3 if style.index is None else 6.5
+    axes.plot(
+        place,
+        mean,
+        marker=style.marker,
+        markersize=size,
+        color=style.colour,
+        markeredgecolor=SURFACE,
+        zorder=4,
+    )
+    if ringed:
+        ring = {"markersize": 12, "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.1}
+        axes.plot(place, mean, marker="o", zorder=5, linestyle="none", **ring)
+
+
+def learning(comparison: Comparison, series: SeriesMap) -> Drawing | None:
+    """The metric per round, a panel a level of privacy; for a single variant a panel a metric."""
+    drawn = [variant for variant in comparison.variants if variant.curve()]
+    if not drawn:
+        return None
+    if len(comparison.variants) == 1:
+        return _all_metrics(drawn[0], series)
+    levels, note = chosen_levels(comparison)
+
+    def paint(figure: Any) -> None:
+        for axes, level in zip(panels(figure, len(levels)), levels, strict=True):
+            members = [v for v in drawn if v.level == level]
+            for variant in sorted(members, key=lambda v: series[v.family].index is not None):
+                _curve(axes, variant.curve(), series[variant.family])
+            axes.set_title(shortened(level, 34))
+
+    finals = "; ".join(f"{v.label}: {numbers.with_interval(v.utility)}" for v in drawn[:24])
+    return Drawing(
+        key="learning",
+        title=f"Learning, round by round: {comparison.metric}",
+        svg=draw("learning", _panel_height(len(levels)), paint),
+        description=f"{comparison.metric} over rounds, a panel a level of privacy. At the end: {finals}",
+        note=f"Mean over seeds; the band is the 95 % interval. Horizontal: round. {note}".strip(),
+        legend="series",
+    )
+
+
+def _all_metrics(variant: Variant, series: SeriesMap) -> Drawing:
+    names = dict.fromkeys(
+        [variant.metric, *(n for run in variant.runs for r in run.rounds for n in r.metrics)]
+    )
+    metrics = [name for name in names if variant.curve(name)][:MAX_PANELS]
+
+    def paint(figure: Any) -> None:
+        for axes, metric in zip(panels(figure, len(metrics), share=False), metrics, strict=True):
+            _curve(axes, variant.curve(metric), series[variant.family])
+            axes.set_title(shortened(metric, 34))
+
+    return Drawing(
+        key="learning",
+        title="Learning, round by round",
+        svg=draw("learning", _panel_height(len(metrics)), paint),
+        description=f"{', '.join(metrics)} on held-out rows over rounds.",
+        note="On owners' held-out rows, round by round."
+        + (" The band is the 95 % interval over seeds." if len(variant.seeds) > 1 else ""),
+        legend="",
+    )
+
+
+def _curve(axes: Any, curve: Curve, style: Series) -> None:
+    finite = [(number, point) for number, point in curve if point.is_finite]
+    rounds = [number for number, _ in finite]
+    means = [point.mean for _, point in finite]
+    is_grey = style.index is None
+    axes.plot(rounds, means, color=style.colour, linestyle=style.dashes, linewidth=0.7 if is_grey else 1.5)
+    if rounds:
+        axes.plot(
+            rounds[-1:], means[-1:], marker=style.marker, color=style.colour, markersize=3 if is_grey else 5.5
+        )
+    if not is_grey and any(point.half_width is not None for _, point in finite):
+        low, high = [point.low for _, point in finite], [point.high for _, point in finite]
+        axes.fill_between(rounds, low, high, color=style.colour, alpha=0.14, linewidth=0)
+
+
+def privacy_spent(comparison: Comparison, series: SeriesMap) -> Drawing | None:
+    """Epsilon over rounds; None without DP."""
+    curves = [(v, v.epsilon_curve()) for v in comparison.variants if v.is_private]
+    curves = [(v, [point for point in curve if math.isfinite(point[1])]) for v, curve in curves]
+    curves = [(variant, curve) for variant, curve in curves if curve]
+    if not curves:
+        return None
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for variant, curve in curves:
+            rounds, epsilons = zip(*curve, strict=True)
+            style = series[variant.family]
+            axes.plot(rounds, epsilons, color=style.colour, linestyle=style.dashes, linewidth=1.5)
+            axes.plot(rounds[-1], epsilons[-1], marker=style.marker, color=style.colour, markersize=5)
+        ends = [curve[-1][1] for _, curve in curves if curve[-1][1] > 0]
+        if ends and max(ends) / min(ends) > 30:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+        axes.set_xlabel("round")
+        headline(axes, "epsilon spent so far, largest of all owners")
+
+    described = "; ".join(f"{v.label}: {numbers.epsilon(v.epsilon)}" for v, _ in curves[:24])
+    return Drawing(
+        key="spent",
+        title="Privacy spent, round by round",
+        svg=draw("spent", 3.0, paint),
+        description=f"Epsilon over rounds. At the end: {described}",
+        note="Lines of one level lie on each other where the strategies ask for the same local work.",
+        legend="series" if len(comparison.variants) > 1 else "",
+    )
+
+
+def chosen_levels(comparison: Comparison, limit: int = MAX_PANELS) -> tuple[list[str], str]:
+    """Levels of privacy that get a panel, and a note where some do not."""
+    levels = list(comparison.levels)
+    if len(levels) <= limit:
+        return levels, ""
+    places = {round(step * (len(levels) - 1) / (limit - 1)) for step in range(limit)}
+    return [levels[place] for place in sorted(places)], f"Shown: {limit} of {len(levels)} levels of privacy."
+
+
+def panels(figure: Any, count: int, share: bool = True) -> list[Any]:
+    """Axes in two columns that share their scales; one column for one panel."""
+    columns = min(count, 2)
+    grid = figure.subplots(math.ceil(count / columns), columns, sharex=True, sharey=share, squeeze=False)
+    flat: list[Any] = list(grid.flat)
+    for spare in flat[count:]:
+        spare.set_visible(False)
+    for position, axes in enumerate(flat[:count]):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.tick_params(labelbottom=position + columns >= count)
+    return flat[:count]
+
+
+def _panel_height(count: int) -> float:
+    return 2.7 if count <= 2 else 0.4 + 1.9 * math.ceil(count / 2)
+
+
+def _better(comparison: Comparison) -> str:
+    return "more" if comparison.mode == "max" else "less"

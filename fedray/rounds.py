@@ -1,0 +1,279 @@
+"""The rounds of a federation: select, broadcast, train, combine, open, step, evaluate, record.
+
+This is all that the server does, wherever it runs. It holds totals, never single updates that it could keep, and no
+owner's rows or secrets. It must not import ray or torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedray.config import Experiment
+from fedray.errors import RunError, UpdateRefused
+from fedray.protocols import Cohort, Combiner, Protection, State, Strategy, Task
+from fedray.selection import assignments, cohort_of_round
+from fedray.values import (
+    Absent,
+    Assignment,
+    Examples,
+    Outcome,
+    OwnerRecord,
+    Part,
+    RoundRecord,
+    Sealed,
+    Spent,
+    Tally,
+    Vector,
+    sha256,
+)
+
+PATIENCE = 3
+"""Rounds in a row in which every owner asked fails or is gone, before the run is given up."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The parts of a run.
+
+    Attributes:
+        experiment: what was asked for.
+        task: the server's own copy, for initial values and the central test set.
+        strategy: the algorithm.
+        protection: how updates are summed.
+        cohort: the owners.
+        central_test: the server's own test set, where there is one.
+    """
+
+    experiment: Experiment
+    task: Task
+    strategy: Strategy
+    protection: Protection
+    cohort: Cohort
+    central_test: Examples | None
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """All that the server carries from round to round; one serialisable value.
+
+    Attributes:
+        round: rounds done.
+        vector: the global model, shape ``(n_values,)``.
+        strategy: the strategy's arrays.
+        spent: what each owner has last said that it spent.
+        barren: rounds in a row without any update.
+    """
+
+    round: int
+    vector: Vector
+    strategy: State
+    spent: Mapping[str, Spent]
+    barren: int
+
+
+@dataclass(frozen=True)
+class _Collected:
+    """What a cohort's training gave."""
+
+    combiner: Combiner
+    sealed: Mapping[str, Sealed]
+    absent: Mapping[str, Absent]
+
+
+def initial_state(federation: Federation) -> ServerState:
+    """The state before the first round."""
+    vector = federation.task.initial(federation.experiment.seed)
+    strategy = federation.strategy.init(vector[: federation.task.n_parameters])
+    return ServerState(round=0, vector=vector, strategy=strategy, spent={}, barren=0)
+
+
+def federate(federation: Federation, state: ServerState | None = None) -> Iterator[tuple[ServerState, RoundRecord]]:
+    """Run rounds to the end of the experiment, from its start or from a state.
+
+    Raises:
+        RunError: no owner has answered for some rounds.
+    """
+    state = state or initial_state(federation)
+    while state.round < federation.experiment.rounds:
+        state, record = one_round(federation, state)
+        yield state, record
+
+
+def one_round(federation: Federation, state: ServerState) -> tuple[ServerState, RoundRecord]:
+    """The state after one more round, and the round's record.
+
+    Raises:
+        RunError: for the last ``PATIENCE`` rounds every owner that was asked failed or was gone.
+    """
+    experiment, number = federation.experiment, state.round + 1
+    clock = _Clock()
+    plan = federation.strategy.plan(state.strategy, number)
+    names = [info.name for info in federation.cohort.owners]
+    cohort = cohort_of_round(experiment.cohort, names, experiment.seed, number)
+    asked = assignments(plan, cohort, experiment.stragglers, experiment.deadline_s, experiment.seed)
+
+    collected = _collect(federation, state.vector, asked, clock)
+    vector, strategy = _step(federation, state, collected)
+    clock.lap("step")
+
+    metrics, train_metrics, central, tallies = _evaluate(federation, vector, number)
+    clock.lap("evaluate")
+    after = ServerState(
+        round=number,
+        vector=vector,
+        strategy=strategy,
+        spent={**state.spent, **_spent(collected)},
+        barren=_barren(state, cohort, collected),
+    )
+    return after, RoundRecord(
+        round=number,
+        cohort=cohort,
+        n_updates=collected.combiner.n_added,
+        n_rejected=sum(absent.outcome == "rejected" for absent in collected.absent.values()),
+        metrics=metrics,
+        train_metrics=train_metrics,
+        central_metrics=central,
+        epsilon=max((spent.epsilon for spent in after.spent.values()), default=None),
+        epsilon_rdp=max((spent.epsilon_rdp for spent in after.spent.values()), default=None),
+        bytes_up=sum(sealed.payload.nbytes for sealed in collected.sealed.values()),
+        bytes_down=state.vector.nbytes * len(asked),
+        seconds=clock.seconds,
+        owners=tuple(_owner_record(name, cohort, collected, after, tallies) for name in sorted(names)),
+        parameters_sha256=sha256(vector),
+    )
+
+
+def _collect(federation: Federation, vector: Vector, asked: Sequence[Assignment], clock: _Clock) -> _Collected:
+    """Train the cohort and add up what comes, in the order of arrival."""
+    combiner = federation.protection.combiner()
+    sealed: dict[str, Sealed] = {}
+    absent = {
+        assignment.owner: Absent(assignment.owner, assignment.plan.round, "dropped", "too slow for complete work")
+        for assignment in asked
+        if assignment.is_partial and not assignment.plan.accepts_partial_work
+    }
+    in_time = [assignment for assignment in asked if assignment.owner not in absent]
+    for answer in federation.cohort.train(vector, in_time):
+        clock.lap("train")
+        if isinstance(answer, Absent):
+            absent[answer.owner] = answer
+            continue
+        try:
+            combiner.add(answer)
+            sealed[answer.owner] = answer
+        except UpdateRefused as error:
+            absent[answer.owner] = Absent(answer.owner, answer.round, "rejected", error.found, answer.spent)
+        clock.lap("combine")
+    clock.lap("train")
+    return _Collected(combiner, sealed, absent)
+
+
+def _step(federation: Federation, state: ServerState, collected: _Collected) -> tuple[Vector, State]:
+    """Move parameters by the strategy and buffers by their plain mean; stay where nothing came."""
+    if collected.combiner.n_added == 0:
+        return state.vector, state.strategy
+    mean = federation.protection.opener().open(collected.combiner.combined).mean
+    n = federation.task.n_parameters
+    strategy, parameters = federation.strategy.step(state.strategy, state.vector[:n], mean[:n])
+    buffers = (state.vector[n:] + mean[n:]).astype(np.float32)
+    return np.concatenate([parameters, buffers]), strategy
+
+
+def _evaluate(
+    federation: Federation, vector: Vector, number: int
+) -> tuple[dict[str, float], dict[str, float], dict[str, float], dict[str, Tally]]:
+    """Federated, training and central means, and each owner's held-out tally."""
+    evaluation = federation.experiment.evaluation
+    if number % evaluation.every and number != federation.experiment.rounds:
+        return {}, {}, {}, {}
+    tallies = _tallies(federation.cohort, vector, "holdout")
+    train = _tallies(federation.cohort, vector, "train") if evaluation.train else {}
+    central = federation.central_test
+    return (
+        merged(tallies.values()).means,
+        merged(train.values()).means,
+        federation.task.evaluate(vector, central).means if central is not None else {},
+        tallies,
+    )
+
+
+def _tallies(cohort: Cohort, vector: Vector, part: Part) -> dict[str, Tally]:
+    return dict(sorted(cohort.evaluate(vector, part)))
+
+
+def merged(tallies: Iterable[Tally]) -> Tally:
+    """One tally over all owners' examples."""
+    sums: dict[str, float] = {}
+    count = 0
+    for tally in tallies:
+        count += tally.count
+        for name, value in tally.sums.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return Tally(sums, count)
+
+
+def _spent(collected: _Collected) -> dict[str, Spent]:
+    answers: list[Sealed | Absent] = [*collected.sealed.values(), *collected.absent.values()]
+    return {answer.owner: answer.spent for answer in answers if answer.spent is not None}
+
+
+def _barren(state: ServerState, cohort: tuple[str, ...], collected: _Collected) -> int:
+    lost = [absent for absent in collected.absent.values() if absent.outcome in ("absent", "failed")]
+    if not cohort or len(lost) < len(cohort):
+        return 0 if cohort else state.barren
+    if state.barren + 1 >= PATIENCE:
+        raise RunError(
+            f"for {PATIENCE} rounds no owner gave an update: "
+            + "; ".join(sorted({f"{absent.owner}: {absent.reason}" for absent in lost})[:3]),
+            "an update of at least one owner",
+            "run again with --in-process to see where an owner fails; what was recorded is kept",
+        )
+    return state.barren + 1
+
+
+def _owner_record(
+    name: str, cohort: tuple[str, ...], collected: _Collected, state: ServerState, tallies: Mapping[str, Tally]
+) -> OwnerRecord:
+    sealed, absent = collected.sealed.get(name), collected.absent.get(name)
+    spent, tally = state.spent.get(name), tallies.get(name)
+    return OwnerRecord(
+        name=name,
+        outcome=_outcome(name, cohort, sealed, absent),
+        reason=absent.reason if absent else "",
+        n_steps=sealed.n_steps if sealed else 0,
+        seconds=sealed.seconds if sealed else 0.0,
+        epsilon=spent.epsilon if spent else None,
+        epsilon_rdp=spent.epsilon_rdp if spent else None,
+        n_holdout=tally.count if tally else 0,
+        metrics=tally.means if tally else {},
+    )
+
+
+def _outcome(name: str, cohort: tuple[str, ...], sealed: Sealed | None, absent: Absent | None) -> Outcome:
+    if sealed:
+        return "update" if sealed.is_complete else "partial"
+    if absent:
+        return absent.outcome
+    return "absent" if name in cohort else "idle"
+
+
+class _Clock:
+    """Wall time by phase. A lap is the time since the last lap; the total is the sum of all."""
+
+    def __init__(self) -> None:
+        self._phases: dict[str, float] = dict.fromkeys(("train", "combine", "step", "evaluate"), 0.0)
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self._phases[phase] += now - self._last
+        self._last = now
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {**self._phases, "total": sum(self._phases.values())}
+

@@ -1,0 +1,157 @@
+"""Run one federation: ``for record in fedray.run(experiment)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fedray.build import check, make_module, open_federation, state_dict
+from fedray.config import Experiment, as_yaml
+from fedray.errors import RunDirectoryError
+from fedray.owners import InProcessCohort
+from fedray.records import RecordWriter, Status
+from fedray.rounds import federate, initial_state
+from fedray.values import RoundRecord, Vector
+
+MODEL = "model.safetensors"
+
+
+class Server(Protocol):
+    """A federation that has started, wherever it runs."""
+
+    def advance(self) -> RoundRecord | None:
+        """Run one round; None when the experiment is over."""
+
+    def vector(self) -> Vector:
+        """The global model."""
+
+    def close(self) -> None:
+        """Let everything go."""
+
+
+class InProcessServer:
+    """Server and owners in this process."""
+
+    def __init__(self, experiment: Experiment, state_dir: Path) -> None:
+        federation = open_federation(experiment, InProcessCohort, state_dir)
+        self._state = initial_state(federation)
+        self._rounds = federate(federation, self._state)
+
+    def advance(self) -> RoundRecord | None:
+        for self._state, record in self._rounds:
+            return record
+        return None
+
+    def vector(self) -> Vector:
+        return self._state.vector
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+class Run:
+    """One federation, run as its records are asked for.
+
+    Iterating starts it; leaving the loop early ends it. Records are on disk before they are yielded.
+
+    Attributes:
+        experiment: what is run.
+        directory: where records and model are written.
+    """
+
+    def __init__(self, experiment: Experiment, directory: Path, open_server: Callable[[ExitStack], Server]) -> None:
+        self.experiment = experiment
+        self.directory = directory
+        self._open_server = open_server
+
+    def __iter__(self) -> Iterator[RoundRecord]:
+        """Yield a record a round.
+
+        Raises:
+            FedrayError: see ``fedray.errors``; what was recorded until then is kept.
+        """
+        status: Status = "failed"
+        with ExitStack() as stack:
+            server = self._open_server(stack)
+            stack.callback(server.close)
+            writer = RecordWriter(self.directory, self.experiment)
+            stack.callback(lambda: writer.close(status))
+            (self.directory / "experiment.yaml").write_text(as_yaml(self.experiment))
+            try:
+                while (record := server.advance()) is not None:
+                    writer.write(record)
+                    yield record
+                save_file(state_dict(self.experiment, server.vector()), self.directory / MODEL)
+                status = "complete"
+            except (KeyboardInterrupt, GeneratorExit):
+                status = "interrupted"
+                raise
+
+
+def run(
+    experiment: Experiment,
+    directory: str | Path | None = None,
+    *,
+    in_process: bool = False,
+    address: str | None = None,
+) -> Run:
+    """Prepare a run; iterate over it to run.
+
+    Args:
+        experiment: what to run.
+        directory: a new directory for the records; ``runs/NAME-TIME`` when left out.
+        in_process: all owners in this process instead of a Ray actor each. The results are the same bits.
+        address: address of a Ray cluster; this machine when left out.
+
+    Raises:
+        ConfigError, DataError, ModelError: found before anything starts.
+        RunDirectoryError: the directory exists.
+    """
+    check(experiment)
+    target = new_directory(directory, experiment.name)
+
+    def open_server(stack: ExitStack) -> Server:
+        if in_process:
+            return InProcessServer(experiment, target / "owners")
+        from fedray.actors.session import RayServer, ray_session
+
+        stack.enter_context(ray_session(address))
+        return RayServer(experiment, target.absolute() / "owners")
+
+    return Run(experiment, target, open_server)
+
+
+def new_directory(directory: str | Path | None, name: str) -> Path:
+    """The directory asked for, or ``runs/NAME-TIME``.
+
+    Raises:
+        RunDirectoryError: it exists and is not empty.
+    """
+    target = Path(directory) if directory else Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise RunDirectoryError(
+            f"{target} exists already", "a new or empty directory", "name another, or move the old one away"
+        )
+    return target
+
+
+def load_model(experiment: Experiment, directory: str | Path) -> nn.Module:
+    """The trained module of a finished run.
+
+    Raises:
+        RunDirectoryError: the directory holds no model.
+    """
+    path = Path(directory) / MODEL
+    if not path.is_file():
+        raise RunDirectoryError(f"no {MODEL} in {directory}", "the directory of a completed run", "check the path")
+    module = make_module(experiment)
+    with torch.no_grad():
+        module.load_state_dict(load_file(path))
+    return module.eval()
