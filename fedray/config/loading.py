@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -15,16 +15,17 @@ from fedray.config.experiment import Experiment
 from fedray.errors import ConfigError
 
 Raw = dict[str, Any]
+Path = tuple[str, ...]
 
 
-def read_yaml(path: str | Path) -> Raw:
+def read_yaml(path: str | pathlib.Path) -> Raw:
     """The mapping in a YAML file.
 
     Raises:
         ConfigError: the file is missing, is no YAML, or holds no mapping.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text())
+        raw = yaml.safe_load(pathlib.Path(path).read_text())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", "an experiment file", "check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -91,10 +92,10 @@ def validated(raw: Mapping[str, Any]) -> Experiment:
     try:
         return Experiment.model_validate(dict(raw))
     except ValidationError as error:
-        raise explain(error) from None
+        raise explain(error, raw) from None
 
 
-def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
+def load(path: str | pathlib.Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """Read an experiment from YAML, with dotted keys overridden.
 
     Raises:
@@ -140,25 +141,41 @@ def json_schema() -> str:
     return json.dumps(Experiment.model_json_schema(), indent=2)
 
 
-def explain(error: ValidationError) -> ConfigError:
-    """One ``ConfigError`` for all that pydantic found."""
+def explain(error: ValidationError, raw: Mapping[str, Any]) -> ConfigError:
+    """One ``ConfigError`` for all that pydantic found in ``raw``."""
     return ConfigError(
-        "\n  ".join(_describe(dict(item)) for item in error.errors()),
+        "\n  ".join(_describe(dict(item), raw) for item in error.errors()),
         "an experiment as docs/configuration.md describes it",
         "correct the values named above; `fedray schema` prints the JSON schema for your editor",
     )
 
 
-def _describe(item: Mapping[str, Any]) -> str:
-    path = [str(part) for part in item["loc"]]
+def _describe(item: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
+    path = list(real_path(raw, item["loc"]))
     where = ".".join(path) or "experiment"
     if item["type"] == "extra_forbidden":
         close = difflib.get_close_matches(path[-1], _known_keys(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return f"{where}: unknown key{hint}"
+    if item["type"] == "missing":
+        return f"{where}: {item['loc'][-1]!r} is missing"
     if item["type"] == "value_error":
         return str(item["msg"]).removeprefix("Value error, ")
     return f"{where}: {item['msg']}, found {_shortened(item['input'])}"
+
+
+def real_path(raw: Any, location: Sequence[str | int]) -> Path:
+    """The path in ``raw`` of an error's location, in which pydantic also names the branches of unions."""
+    path: list[str] = []
+    node = raw
+    for part in location:
+        if isinstance(node, Mapping) and part in node:
+            node = node[part]
+            path.append(str(part))
+        elif isinstance(node, list | tuple) and isinstance(part, int) and part < len(node):
+            node = node[part]
+            path.append(str(part))
+    return tuple(path)
 
 
 def _known_keys() -> set[str]:

@@ -128,7 +128,9 @@ def stored_shape(schema: pa.Schema, column: str) -> tuple[int, ...] | None:
 
 def numbers(column: pa.ChunkedArray) -> NDArray[np.float32]:
     """A numeric column as float32 of shape ``(n,)``; a missing value is NaN, one too large is infinite."""
-    values: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    if column.type == pa.float32() and column.null_count == 0:
+        return np.array(column.to_numpy(), dtype=np.float32)
+    values: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()
     with np.errstate(over="ignore"):
         return values.astype(np.float32)
 

@@ -60,8 +60,8 @@ def check_central_test(data: SimulatedData) -> None:
     if isinstance(data.scaling, OwnerScaling):
         raise ConfigError(
             f"data.central_test is {data.central_test} with data.scaling: owner",
-            "scaling that means the same everywhere: the server's rows belong to no owner, and their own mean "
-            "and deviation are those of no model input in training",
+            "scaling that means the same everywhere: the server's rows belong to no owner, and their own "
+            "mean and deviation are those of no model input in training",
             "give data.scaling as {name: fixed, center: [...], scale: [...]} or none, or set central_test: 0",
         )
 

@@ -71,7 +71,7 @@ def write_shards(
     else:
         names = _dealt(table, target, owners or 0, _as_split(split), seed)
     path = absolute(Path(folder))
-    _write(path, {name: table.take(np.flatnonzero(names == name)) for name in sorted(set(names.tolist()))})
+    _write(path, {name: table.take(rows) for name, rows in _rows_by_name(names).items()})
     return path
 
 
@@ -135,6 +135,8 @@ def _from_arrays(x: NDArray[Any], y: NDArray[Any], target: str) -> pa.Table:
             "numbers of shape (n, ...)",
             "encode them as numbers",
         )
+    if target == arrow.FEATURES:
+        raise ConfigError(f"target is {target!r}", "another name: that column holds x", "leave target out")
     x = x.reshape(-1, 1) if x.ndim == 1 else x
     if y.size != len(x):
         raise DataError(f"features {x.shape} and targets {y.shape}", "one target a row", "check the lengths")
@@ -156,8 +158,8 @@ def _named(table: pa.Table, owner: Owner) -> tuple[pa.Table, NDArray[np.object_]
                 "a column of owners' names",
                 "correct owner=...",
             )
-        column = table[owner]
-        return table.drop_columns([owner]), _checked_names(column.cast(pa.string()).to_pylist())
+        values = table[owner].to_pylist()
+        return table.drop_columns([owner]), _checked_names([None if v is None else str(v) for v in values])
     names = [None if name is None else str(name) for name in np.asarray(owner).tolist()]
     if len(names) != table.num_rows:
         raise DataError(
@@ -166,13 +168,21 @@ def _named(table: pa.Table, owner: Owner) -> tuple[pa.Table, NDArray[np.object_]
     return table, _checked_names(names)
 
 
+def _rows_by_name(names: NDArray[np.object_]) -> dict[str, NDArray[np.int64]]:
+    """Each owner's row numbers, ascending, by name."""
+    found, place = np.unique(names.astype(np.str_), return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    ends = np.cumsum(np.bincount(place))[:-1]
+    return dict(zip(found.tolist(), np.split(order, ends), strict=True))
+
+
 def _checked_names(names: list[str | None]) -> NDArray[np.object_]:
     wrong = {
         name for name in names if not name or name[0] in "._" or set(name) & set("/\\:\0") or len(name) > 200
     }
     if wrong:
         raise DataError(
-            f"{sum(name in wrong for name in names)} rows have an owner's name that is missing or no file name",
+            f"{sum(name in wrong for name in names)} rows whose owner's name is missing or no file name",
             "names without / \\ : that do not start with . or _",
             "rename those owners, or drop the rows",
         )

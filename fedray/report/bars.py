@@ -29,8 +29,10 @@ from fedray.report.plots import SeriesMap, chosen_levels, panels
 from fedray.report.variant import Variant
 
 MAX_OWNERS = 50
-MAX_ROWS = 24
+MAX_ROWS = 12
 OWNER_PANELS = 4
+
+_CHANCE = "Owners with few held-out rows scatter by chance alone."
 
 OwnerMeans = Mapping[str, float]
 
@@ -45,6 +47,11 @@ def owners(comparison: Comparison, series: SeriesMap) -> Drawing | None:
     return (
         _dots(comparison, found, series) if len(names) <= MAX_OWNERS else _spread(comparison, found, series)
     )
+
+
+def _title(comparison: Comparison, scope: str) -> str:
+    opening = "Who gains, who loses: " if len(comparison.variants) > 1 else ""
+    return f"{opening}{comparison.metric} {scope}"
 
 
 def _means(variant: Variant) -> dict[str, float]:
@@ -66,11 +73,10 @@ def _dots(comparison: Comparison, found: Sequence[tuple[Variant, OwnerMeans]], s
     step = 0.24 if len(order) <= 12 else 0.175
     return Drawing(
         key="owners",
-        title=f"Who gains, who loses: {comparison.metric} by owner",
+        title=_title(comparison, "by owner"),
         svg=draw("owners", 0.5 + rows * (0.45 + step * max(len(order), 4)), paint),
         description=f"Final {comparison.metric} of {len(order)} owners. " + _extremes(found),
-        note="Each on its own held-out rows, mean over seeds; the worst off on top. Owners with few held-out rows "
-        f"scatter by chance alone. {note}".strip(),
+        note=f"Each on its own held-out rows, the worst off on top. {_CHANCE} {note}".strip(),
         legend="series" if len(comparison.variants) > 1 else "",
     )
 
@@ -126,12 +132,12 @@ def _spread(
     n_owners = max(len(means) for _, means in rows)
     return Drawing(
         key="owners",
-        title=f"Who gains, who loses: {comparison.metric} over {n_owners:,} owners",
+        title=_title(comparison, f"over {n_owners:,} owners"),
         svg=draw("owners", 0.8 + 0.5 * len(rows), paint),
         description=f"Distribution of the final {comparison.metric} over {n_owners} owners. "
         + _extremes(rows),
-        note="A tick is an owner; the bar spans the middle half of the owners, the white line is their median. "
-        f"{left_out}Owners with few held-out rows scatter by chance alone.",
+        note="A tick is an owner; the bar spans their middle half, the gap is their median. "
+        f"{left_out}{_CHANCE}",
         legend="",
     )
 
@@ -152,11 +158,8 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def _extremes(found: Sequence[tuple[Variant, OwnerMeans]]) -> str:
-    parts = (
-        f"{variant.label}: from {numbers.number(min(means.values()))} to {numbers.number(max(means.values()))}"
-        for variant, means in found[:24]
-    )
-    return "; ".join(parts)
+    ends = [(v.label, min(means.values()), max(means.values())) for v, means in found[:24]]
+    return "; ".join(f"{label}: {numbers.number(low)} to {numbers.number(high)}" for label, low, high in ends)
 
 
 def seconds(comparison: Comparison, phases: Sequence[str]) -> Drawing | None:
@@ -176,14 +179,14 @@ def seconds(comparison: Comparison, phases: Sequence[str]) -> Drawing | None:
         axes.set_xlabel("seconds")
 
     described = "; ".join(f"{v.label}: {numbers.duration(sum(times.values()))}" for v, times in rows)
+    shared = " Variants that ran side by side shared the machine." if len(found) > 1 else ""
     left_out = f" Shown: {len(rows)} of {len(found)} variants." if len(found) > len(rows) else ""
     return Drawing(
         key="seconds",
         title="Where time goes",
         svg=draw("seconds", 0.75 + 0.44 * len(rows), paint),
         description=f"Seconds of a run by phase. {described}",
-        note="Wall time of a whole run by phase, mean over runs. Variants that ran at the same time shared the machine, "
-        f"so this compares phases rather than variants.{left_out}",
+        note=f"Wall time of a whole run by phase, mean over runs.{shared}{left_out}",
         legend="phases",
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,13 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.markers import MarkerStyle
 
 from fedray.report.comparison import Comparison, goodness
 
 N_SERIES = 8
 N_PHASES = 6
-WIDTH = 5.2
+WIDTH = 4.6
 """Width of every figure in inches; small, so that its text is still readable on a phone."""
 
 INK, MUTED, LINE, SURFACE = "#fe00a0", "#fe00a1", "#fe00a2", "#fe00a3"
@@ -116,6 +117,38 @@ def series_of(comparison: Comparison) -> dict[str, Series]:
     }
     chosen = sorted(sorted(families, key=lambda family: -best[family])[:N_SERIES])
     return {family: Series(family, chosen.index(family) if family in chosen else None) for family in families}
+
+
+def legend(series: Mapping[str, Series]) -> list[dict[str, str]]:
+    """What the page needs to draw a legend: name, style, dashes and the marker's outline in a 30 x 14 box."""
+    entries = [
+        {
+            "name": family,
+            "style": f"fill: {_VARIABLES[member.colour]}; stroke: {_VARIABLES[member.colour]}",
+            "dashes": "" if member.dashes == "-" else " ".join(str(1.6 * part) for part in member.dashes[1]),
+            "path": _outline(member.marker),
+        }
+        for family, member in series.items()
+        if member.index is not None
+    ]
+    grey = {"style": "fill: var(--muted); stroke: var(--muted)", "dashes": "", "path": _outline(".")}
+    return entries if len(entries) == len(series) else [*entries, {"name": "others", **grey}]
+
+
+def _outline(marker: str) -> str:
+    """SVG path of a matplotlib marker, 9 units wide, in the middle of a 30 x 14 box."""
+    style = MarkerStyle(marker)
+    path = style.get_path().transformed(style.get_transform())
+    scale = 4.0 if marker == "." else 9.0
+    commands = {path.MOVETO: "M", path.LINETO: "L", path.CURVE3: "Q", path.CURVE4: "C"}
+    parts = []
+    for points, code in path.iter_segments(curves=True, simplify=False):
+        if code == path.CLOSEPOLY:
+            parts.append("Z")
+            continue
+        pairs = zip(points[0::2], points[1::2], strict=True)
+        parts.append(commands[code] + " ".join(f"{15 + scale * x:.2f} {7 - scale * y:.2f}" for x, y in pairs))
+    return "".join(parts)
 
 
 def phase_colour(index: int) -> str:

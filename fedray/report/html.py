@@ -1,7 +1,7 @@
-"""One self-contained HTML page about a set of runs. Owns the page's contents; ``template.html`` owns its form.
+"""One self-contained HTML page about a set of runs. Owns its contents; ``template.html`` owns its form.
 
-Owners' names, settings and reasons are untrusted text: the template escapes everything but the figures, which are
-made here. The page fetches nothing and runs no script. The same runs give the same bytes.
+Owners' names, settings and reasons are untrusted text: the template escapes everything but the figures,
+which are made here. The page fetches nothing and runs no script. The same runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -10,20 +10,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedray.records import RunRecords
-from fedray.report import bars, numbers, plots, wording
-from fedray.report.canvas import N_PHASES, Drawing, Series, series_of
+from fedray.report import bars, numbers, plots, promises, wording
+from fedray.report.canvas import N_PHASES, Drawing, Series, legend, series_of
 from fedray.report.comparison import Comparison, compare
-from fedray.report.intervals import Interval
-from fedray.report.labels import LEVEL
 from fedray.report.listing import yaml_lines
 from fedray.report.variant import MISSED, OwnerSummary, Variant, final, largest, seed_of
 
+_HERE = Path(__file__).parent
 MAX_OWNER_ROWS = 200
 MAX_REASONS = 10
+_MEANINGS = {
+    "update": "the owner did all its work",
+    "partial": "it was slow, and sent what it had",
+    "absent": "its actor was gone",
+    "dropped": "it was too slow for a strategy that takes no partial work",
+    "rejected": "its update was not finite or misshapen",
+    "refused": "the work would have spent more than its privacy budget",
+    "failed": "it raised an error",
+}
 
 
 def write_report(runs: Sequence[RunRecords], path: Path) -> Path:
@@ -43,22 +51,19 @@ def write_report(runs: Sequence[RunRecords], path: Path) -> Path:
 def render(comparison: Comparison) -> str:
     """The page as text."""
     environment = Environment(
-        loader=PackageLoader("fedray.report", "."),
+        loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        number=numbers.number, epsilon=numbers.epsilon, size=numbers.size, duration=numbers.duration
-    )
-    style = Markup(environment.loader.get_source(environment, "style.css")[0])  # type: ignore[union-attr]
+    style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))  # ours, and free of '<'
     return environment.get_template("template.html").render(style=style, **_contents(comparison))
 
 
 def _contents(comparison: Comparison) -> dict[str, Any]:
     series = series_of(comparison)
-    phases = _phases(comparison)
+    phases, outcomes = _phases(comparison), _outcomes(comparison)
     return {
         "title": _title(comparison),
         "subtitle": _subtitle(comparison),
@@ -68,14 +73,18 @@ def _contents(comparison: Comparison) -> dict[str, Any]:
         "single": len(comparison.variants) == 1,
         "answer": wording.answer(comparison),
         "caveats": wording.caveats(comparison),
-        "is_replayable": wording.is_replayable(comparison),
-        "promises": wording.promises(comparison),
-        "variants": [_variant(comparison, variant, phases) for variant in comparison.variants],
+        "is_replayable": promises.is_replayable(comparison),
+        "promises": promises.promises(comparison),
+        "variants": [_variant(comparison, variant, phases, outcomes) for variant in comparison.variants],
         "has_epsilon": any(variant.is_private for variant in comparison.variants),
         "has_central": any(variant.central() for variant in comparison.variants),
         "figures": _figures(comparison, series, phases),
         "series": list(series.values()),
+        "n_grey": sum(member.index is None for member in series.values()),
+        "legend_entries": legend(series),
         "phases": phases,
+        "outcomes": outcomes,
+        "meanings": [f"{outcome.capitalize()}: {_MEANINGS[outcome]}." for outcome in outcomes],
         "runs": [_run(comparison, variant, run) for variant in comparison.variants for run in variant.runs],
         "environment": _environment(comparison.runs),
         "max_owner_rows": MAX_OWNER_ROWS,
@@ -126,7 +135,15 @@ def _phases(comparison: Comparison) -> list[str]:
     return [*known[: N_PHASES - 1], *(["other"] if "other" in phases else [])]
 
 
-def _figures(comparison: Comparison, series: Mapping[str, Series], phases: Sequence[str]) -> list[dict[str, Any]]:
+def _outcomes(comparison: Comparison) -> list[str]:
+    """Outcomes that happened, ``update`` in any case; owners that were not asked do not count."""
+    happened = set().union(*(variant.outcomes() for variant in comparison.variants)) | {"update"}
+    return [outcome for outcome in _MEANINGS if outcome in happened]
+
+
+def _figures(
+    comparison: Comparison, series: Mapping[str, Series], phases: Sequence[str]
+) -> list[dict[str, Any]]:
     drawn = [
         plots.privacy_utility(comparison, series),
         plots.learning(comparison, series),
@@ -149,18 +166,18 @@ def _figure(drawing: Drawing) -> dict[str, Any]:
     }
 
 
-def _variant(comparison: Comparison, variant: Variant, phases: Sequence[str]) -> dict[str, Any]:
-    utility, seconds = variant.utility, variant.seconds()
+def _variant(
+    comparison: Comparison, variant: Variant, phases: Sequence[str], outcomes: Sequence[str]
+) -> dict[str, Any]:
+    seconds = variant.seconds()
     owners = variant.owners()
-    varied = set(comparison.varied) | (set(LEVEL) & set(comparison.varied))
     return {
         "label": variant.label,
         "strategy": wording.display_name(variant),
         "level": variant.level,
         "epsilon": numbers.epsilon(variant.epsilon) if variant.is_private else "no DP",
         "epsilon_rdp": numbers.epsilon(variant.epsilon_rdp) if variant.is_private else "no DP",
-        "utility": numbers.with_interval(utility),
-        "bar": _share_of_best(comparison, utility),
+        "utility": numbers.with_interval(variant.utility),
         "central": numbers.with_interval(variant.central()),
         "on_front": comparison.on_front(variant),
         "seeds": ", ".join(map(str, variant.seeds)),
@@ -169,22 +186,14 @@ def _variant(comparison: Comparison, variant: Variant, phases: Sequence[str]) ->
         "is_complete": variant.n_complete == len(variant.runs),
         "owners": [_owner(owner) for owner in _worst(comparison, owners)],
         "n_owners": len(owners),
-        "outcomes": {outcome: variant.outcomes()[outcome] for outcome in ("update", "partial", *MISSED)},
+        "outcomes": {outcome: variant.outcomes()[outcome] for outcome in outcomes},
         "reasons": variant.reasons()[:MAX_REASONS],
         "bytes_up": numbers.size(variant.bytes_up()),
         "bytes_down": numbers.size(variant.bytes_down()),
         "seconds": {phase: numbers.duration(seconds.get(phase, 0.0)) for phase in phases},
         "total": numbers.duration(sum(seconds.values())),
-        "yaml": list(yaml_lines(variant.experiment, varied)),
+        "yaml": list(yaml_lines(variant.experiment, comparison.varied)),
     }
-
-
-def _share_of_best(comparison: Comparison, utility: Interval | None) -> float | None:
-    """Length of the bar in the table: the mean as a share of the largest, for metrics from 0 up."""
-    means = [v.utility.mean for v in comparison.variants if v.utility is not None and v.utility.is_finite]
-    if utility is None or not utility.is_finite or not means or min(means) < 0 or max(means) <= 0:
-        return None
-    return 100 * utility.mean / max(means)
 
 
 def _worst(comparison: Comparison, owners: Sequence[OwnerSummary]) -> Sequence[OwnerSummary]:
@@ -192,8 +201,8 @@ def _worst(comparison: Comparison, owners: Sequence[OwnerSummary]) -> Sequence[O
     if len(owners) <= MAX_OWNER_ROWS:
         return owners
     sign = 1.0 if comparison.mode == "max" else -1.0
-    scored = [owner for owner in owners if owner.utility is not None]
-    return sorted(scored, key=lambda owner: (sign * owner.utility.mean, owner.name))[:MAX_OWNER_ROWS]  # type: ignore[union-attr]
+    scored = [(sign * owner.utility.mean, owner.name, owner) for owner in owners if owner.utility is not None]
+    return [owner for _, _, owner in sorted(scored, key=lambda entry: entry[:2])[:MAX_OWNER_ROWS]]
 
 
 def _owner(owner: OwnerSummary) -> dict[str, Any]:
@@ -203,7 +212,8 @@ def _owner(owner: OwnerSummary) -> dict[str, Any]:
         "utility": numbers.with_interval(owner.utility),
         "epsilon": numbers.epsilon(owner.epsilon),
         "updates": f"{owner.outcomes.get('update', 0) + owner.outcomes.get('partial', 0):,}",
-        "missed": ", ".join(f"{owner.outcomes[o]} {o}" for o in MISSED if owner.outcomes.get(o)) or numbers.NONE,
+        "missed": ", ".join(f"{owner.outcomes[o]} {o}" for o in MISSED if owner.outcomes.get(o))
+        or numbers.NONE,
         "seconds": numbers.duration(owner.seconds),
     }
 
@@ -217,7 +227,9 @@ def _run(comparison: Comparison, variant: Variant, run: RunRecords) -> dict[str,
         "is_complete": run.status == "complete",
         "rounds": f"{len(run.rounds)} of {run.experiment.get('rounds', '?')}",
         "utility": numbers.number(final(run, comparison.metric)),
-        "epsilon": numbers.epsilon(largest(record.epsilon for record in run.rounds)) if variant.is_private else "no DP",
+        "epsilon": numbers.epsilon(largest(record.epsilon for record in run.rounds))
+        if variant.is_private
+        else "no DP",
         "digest": run.rounds[-1].parameters_sha256[:12] if run.rounds else numbers.NONE,
     }
 

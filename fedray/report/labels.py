@@ -1,8 +1,8 @@
 """What tells variants apart, and names for them: ``fedprox mu=0.1 · epsilon=4``.
 
 Works on flattened experiments: dotted keys to values. A key is *telling* where it differs between experiments
-that agree on the ``name`` of every section around it, so that ``strategy.mu`` is no difference between FedAvg and
-FedProx but is one between two runs of FedProx.
+that agree on the ``name`` of every section around it, so that ``strategy.mu`` is no difference between FedAvg
+and FedProx but is one between two runs of FedProx.
 """
 
 from __future__ import annotations

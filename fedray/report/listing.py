@@ -11,7 +11,7 @@ import yaml
 def yaml_lines(
     experiment: Mapping[str, Any], varied: Collection[str], path: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, bool]]:
-    """(line, whether its value differs between variants); joined by line ends, the lines are the experiment."""
+    """(line, whether its value differs between variants); the lines joined are the experiment."""
     indent = "  " * len(path)
     for key, value in experiment.items():
         here = (*path, str(key))

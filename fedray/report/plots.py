@@ -1,7 +1,8 @@
 """The figures of a report: what privacy costs, how learning went, who loses, where time and privacy go.
 
-A colour and a marker mean a family of variants (all settings but the level of privacy) in every figure but the one of
-time; levels of privacy are positions or panels. So FedAvg and FedProx at one epsilon are always side by side.
+A colour and a marker mean a family of variants (all settings but the level of privacy) in every figure but
+the one of time; levels of privacy are positions or panels. So FedAvg and FedProx at one epsilon are always
+side by side.
 """
 
 from __future__ import annotations
@@ -49,14 +50,16 @@ def privacy_utility(comparison: Comparison, series: SeriesMap) -> Drawing | None
             _open_side(axes[1], comparison, others, series)
         headline(axes[0], f"{shortened(comparison.metric)}, {_better(comparison)} is better")
 
-    described = "; ".join(f"{v.label}: {numbers.with_interval(v.utility)}" for v in shown[:24])
+    described = _utilities(shown)
     return Drawing(
         key="tradeoff",
         title="What privacy costs",
-        svg=draw("tradeoff", 3.5, paint),
+        svg=draw("tradeoff", 3.3, paint),
         description=f"Final {comparison.metric} against epsilon. {described}",
-        note="Bars are 95 % intervals over seeds; a ring marks a variant that no other beats in both epsilon and "
-        f"{comparison.metric}. Points at one epsilon are set a little apart. The axis of epsilon is logarithmic.",
+        note="Bars: 95 % intervals over seeds. Ring: no other variant has both a smaller epsilon and a "
+        "better "
+        f"{comparison.metric}. Points at one epsilon are set a little apart; epsilon is on a logarithmic "
+        "axis.",
         legend="series",
     )
 
@@ -103,7 +106,7 @@ def _open_side(axes: Any, comparison: Comparison, others: Sequence[Variant], ser
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_locator(FixedLocator([0.5]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda *_: "no DP"))
-    axes.tick_params(axis="x", length=0)
+    axes.tick_params(axis="x", color="none")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="x")
@@ -141,11 +144,11 @@ def learning(comparison: Comparison, series: SeriesMap) -> Drawing | None:
     def paint(figure: Any) -> None:
         for axes, level in zip(panels(figure, len(levels)), levels, strict=True):
             members = [v for v in drawn if v.level == level]
-            for variant in sorted(members, key=lambda v: series[v.family].index is not None):
+            for variant in sorted(members, key=lambda v: _drawn_late(series[v.family])):
                 _curve(axes, variant.curve(), series[variant.family])
             axes.set_title(shortened(level, 34))
 
-    finals = "; ".join(f"{v.label}: {numbers.with_interval(v.utility)}" for v in drawn[:24])
+    finals = _utilities(drawn)
     return Drawing(
         key="learning",
         title=f"Learning, round by round: {comparison.metric}",
@@ -203,10 +206,10 @@ def privacy_spent(comparison: Comparison, series: SeriesMap) -> Drawing | None:
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
-        for variant, curve in curves:
+        for variant, curve in sorted(curves, key=lambda pair: _drawn_late(series[pair[0].family])):
             rounds, epsilons = zip(*curve, strict=True)
             style = series[variant.family]
-            axes.plot(rounds, epsilons, color=style.colour, linestyle=style.dashes, linewidth=1.5)
+            axes.plot(rounds, epsilons, color=style.colour, linestyle=style.dashes, linewidth=1.6)
             axes.plot(rounds[-1], epsilons[-1], marker=style.marker, color=style.colour, markersize=5)
         ends = [curve[-1][1] for _, curve in curves if curve[-1][1] > 0]
         if ends and max(ends) / min(ends) > 30:
@@ -217,17 +220,23 @@ def privacy_spent(comparison: Comparison, series: SeriesMap) -> Drawing | None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
         axes.set_xlabel("round")
-        headline(axes, "epsilon spent so far, largest of all owners")
+        headline(axes, "epsilon (PLD)")
 
     described = "; ".join(f"{v.label}: {numbers.epsilon(v.epsilon)}" for v, _ in curves[:24])
     return Drawing(
         key="spent",
         title="Privacy spent, round by round",
-        svg=draw("spent", 3.0, paint),
+        svg=draw("spent", 2.7, paint),
         description=f"Epsilon over rounds. At the end: {described}",
-        note="Lines of one level lie on each other where the strategies ask for the same local work.",
+        note="For the owner who spent most so far. "
+        + ("Lines coincide where strategies ask for the same local work." if len(curves) > 1 else ""),
         legend="series" if len(comparison.variants) > 1 else "",
     )
+
+
+def _drawn_late(style: Series) -> int:
+    """Grey first; then solid lines under dashed ones, so that lines that coincide are both seen."""
+    return -1 if style.index is None else style.index
 
 
 def chosen_levels(comparison: Comparison, limit: int = MAX_PANELS) -> tuple[list[str], str]:
@@ -253,7 +262,11 @@ def panels(figure: Any, count: int, share: bool = True) -> list[Any]:
 
 
 def _panel_height(count: int) -> float:
-    return 2.7 if count <= 2 else 0.4 + 1.9 * math.ceil(count / 2)
+    return 2.6 if count <= 2 else 0.3 + 1.7 * math.ceil(count / 2)
+
+
+def _utilities(variants: Sequence[Variant]) -> str:
+    return "; ".join(f"{v.label}: {numbers.with_interval(v.utility)}" for v in variants[:24])
 
 
 def _better(comparison: Comparison) -> str:

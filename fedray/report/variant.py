@@ -1,8 +1,8 @@
 """A variant: runs whose experiments are equal but for the seed, and what can be said of them together.
 
-Figures are means over seeds. Where some runs of a variant completed and others did not, figures are taken from
-the completed ones (``counted``); where none completed, from what there is. Repeats of one seed are averaged first,
-so that they do not pass for more seeds than there are.
+Figures are means over seeds. Where some runs of a variant completed and others did not, figures are taken
+from the completed ones (``counted``); where none completed, from what there is. Repeats of one seed are
+averaged first, so that they do not pass for more seeds than there are.
 """
 
 from __future__ import annotations

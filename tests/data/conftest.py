@@ -1,4 +1,4 @@
-"""What the tests of data share: a cache folder of their own, and UCI's heart disease files where they are at hand."""
+"""What the tests of data share: a cache folder of their own, and UCI's heart disease files if at hand."""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ def test_inputs_have_the_stated_mean_and_variance() -> None:
 
 
 def test_sizes_are_at_least_fifty_with_a_lognormal_tail() -> None:
-    sizes = np.array([len(device(Synthetic(alpha=0, beta=0, seed=1), number).labels) for number in range(200)])
+    sizes = np.array(
+        [len(device(Synthetic(alpha=0, beta=0, seed=1), number).labels) for number in range(200)]
+    )
     assert sizes.min() >= 50
     logs = np.log(sizes - 49.5)
     assert np.median(logs) == pytest.approx(4, abs=0.5)

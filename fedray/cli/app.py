@@ -1,0 +1,180 @@
+"""The commands. Each one reads an experiment, hands it on, and shows what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedray.cli.screen import RoundsTable, TrialsProgress, console, live, live_trials, table_of
+from fedray.config.loading import json_schema, load, override, parse_overrides, read_yaml
+from fedray.errors import RecordsError
+
+app = typer.Typer(
+    name="fedray",
+    help="Federated learning on Ray for PyTorch: strategies compared under differential privacy.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+ExperimentFile = Annotated[Path, typer.Argument(help="An experiment in YAML.", metavar="EXPERIMENT.yaml")]
+Settings = Annotated[
+    list[str],
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting, e.g. `strategy.mu=0.1`; may be repeated."),
+]
+Directory = Annotated[
+    Path | None, typer.Option("--out", "-o", help="New directory for the records; runs/NAME-TIME when left out.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Address of a Ray cluster, e.g. `auto` or ray://head:10001; else this machine.")
+]
+
+
+@app.command()
+def run(
+    experiment: ExperimentFile,
+    set_: Settings = [],  # noqa: B006  # typer reads the default and never changes it
+    out: Directory = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="All owners in this process, for a debugger. Same results, to the bit.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Run one federation and write its records.
+
+    Shows each round as it ends: updates received of those asked for, loss and metric on owners' held-out rows,
+    the largest epsilon spent, bytes and time. Exit code 0 when all rounds ran.
+    """
+    from fedray.report import write_report
+    from fedray.running import run as start
+
+    settings = load(experiment, parse_overrides(set_))
+    federation = start(settings, out, in_process=in_process, address=address)
+    table = RoundsTable(str(settings.search.metric), settings.rounds)
+    console.print(f"{settings.name}: {settings.strategy.name}, privacy {settings.privacy.name}, {settings.rounds} rounds")
+    with live(table):
+        for record in federation:
+            table.add(record)
+    report = write_report(_read([federation.directory]), federation.directory / "report.html")
+    _print_places(federation.directory, report, "rounds.parquet")
+
+
+@app.command()
+def compare(
+    experiment: Annotated[
+        Path | None, typer.Argument(help="An experiment with lists or ranges in it.", metavar="EXPERIMENT.yaml")
+    ] = None,
+    set_: Settings = [],  # noqa: B006  # typer reads the default and never changes it
+    out: Directory = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with a comparison that was cut off, instead.")
+    ] = None,
+    address: Address = None,
+) -> None:
+    """Run an experiment at every point of a search space with Ray Tune.
+
+    A list where one value is expected is tried in full: `strategy: [fedavg, {name: fedprox, mu: 0.1}]`. A mapping
+    `{loguniform: [0.001, 1]}` (or uniform, randint, choice) is sampled `search.samples` times.
+    """
+    if (experiment is None) == (resume is None):
+        raise typer.BadParameter("give an EXPERIMENT.yaml or --resume DIR, one of them")
+    from fedray.config.space import separate
+    from fedray.report import write_report
+    from fedray.report.comparison import write_summary
+    from fedray.tune import compare as start
+    from fedray.tune import read_space
+
+    raw = read_yaml(experiment) if experiment else read_space(str(resume))
+    raw = override(raw, parse_overrides(set_))
+    points = separate(raw).experiments()
+    metric = str(points[0].search.metric)
+    progress = TrialsProgress(_n_trials(raw, points), metric)
+    console.print(f"{points[0].name}: {_n_trials(raw, points)} trials of {points[0].rounds} rounds")
+    with live_trials(progress):
+        result = start(
+            raw, directory=resume or out, resume=resume is not None, address=address, watch=progress.watch
+        )
+    report = write_report(result.runs, result.directory / "report.html")
+    write_summary(result.directory / "summary.parquet", _comparison(result.runs))
+    _print_comparison(result.runs)
+    if result.n_failed:
+        console.print(f"[bold red]{result.n_failed} trials failed[/]; see {result.directory / 'tune'}")
+    _print_places(result.directory, report, "trials/*.parquet")
+
+
+@app.command()
+def report(
+    directories: Annotated[list[Path], typer.Argument(help="Directories of runs or comparisons, or record files.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The report's file.")] = None,
+) -> None:
+    """Write the report again, from records; several runs become one comparison."""
+    from fedray.report import write_report
+
+    runs = _read(directories)
+    first = directories[0]
+    path = write_report(runs, out or (first / "report.html" if first.is_dir() else first.with_suffix(".html")))
+    _print_comparison(runs)
+    console.print(f"report  {path}")
+
+
+@app.command()
+def datasets() -> None:
+    """List the built-in data sets."""
+    from fedray.data import catalogue
+
+    console.print(table_of([_texts(info) for info in catalogue()]))
+    console.print("\nYour own data: `data: {name: tables, path: FOLDER}`; see docs/data.md", markup=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of an experiment file, for editors."""
+    print(json_schema())
+
+
+def _texts(info: Any) -> Mapping[str, str]:
+    from dataclasses import asdict
+
+    return {key.replace("_", " "): str(value) for key, value in asdict(info).items()}
+
+
+def _n_trials(raw: Mapping[str, Any], points: list[Any]) -> int:
+    from fedray.config.space import separate
+
+    space = separate(raw)
+    n_grid = 1
+    for values in space.grids.values():
+        n_grid *= len(values)
+    return n_grid * int(points[0].search.samples)
+
+
+def _read(directories: list[Path]) -> list[Any]:
+    from fedray.records import find_runs
+
+    missing = [path for path in directories if not path.exists()]
+    if missing:
+        raise RecordsError(f"{missing[0]} does not exist", "a run directory or a record file", "check the path")
+    return [run for path in directories for run in find_runs(path)]
+
+
+def _comparison(runs: Any) -> Any:
+    from fedray.report.comparison import compare as analyse
+
+    return analyse(runs)
+
+
+def _print_comparison(runs: Any) -> None:
+    from fedray.report.comparison import as_rows
+
+    console.print()
+    console.print(table_of(as_rows(_comparison(runs))))
+    console.print()
+
+
+def _print_places(directory: Path, report_path: Path, records: str) -> None:
+    console.print(f"records {directory / records}", highlight=False)
+    console.print(f"report  {report_path}", highlight=False)

@@ -1,0 +1,130 @@
+"""What protects whom from whom, in plain words, from what the experiments say. Claims nothing that they do not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from fedray.report import numbers
+from fedray.report.comparison import Comparison
+from fedray.report.variant import Variant, largest, spent
+from fedray.report.wording import listed, prose
+
+_PLAIN = prose("""
+    Protection is “plain”: the server reads every owner's update as it was sent. It hides nothing from the server;
+    its sums are exact and do not depend on the order of arrival, and that is all it promises.
+""")
+_EXAMPLE_LEVEL = prose("""
+    Example-level differential privacy. Whoever sees the updates or the model, the server included, learns little
+    about whether any one training row of any one owner was used: one row more or less changes the probability of
+    anything they could see by at most a factor of e to the power of epsilon, but for a probability of at most
+    delta. {here} Each owner spends for its own rows; the figure is that of the owner who spent most. It bounds what
+    is learned about one row, not about a person with many rows or about an owner as a whole. Epsilon is computed
+    by Google's dp-accounting with privacy loss distributions (PLD); the figure by Rényi DP (RDP) stands beside it.
+""")
+_LEFT_OUT = prose("""
+    Held-out metrics, the owners' numbers of rows and their training times are released without noise; epsilon
+    does not cover them. Nor does it cover settings that were chosen by looking at the data.
+""")
+_ONE_RUN = prose("""
+    Epsilon is that of this run alone. Every further run on the same rows spends more: publish several, and their
+    epsilons and deltas add up (a safe bound).
+""")
+_ALL_RUNS = prose("""
+    Each epsilon is that of one run alone. Whoever sees all {n} private runs of this page, if they used the same
+    rows, is bounded only by their composition: epsilon {epsilon} and delta {delta:.2g} by adding them up, a safe
+    bound. To choose the best run and publish only that one still uses what the others saw.
+""")
+_NOISE = prose("""
+    Noise is drawn as floating-point numbers from a Mersenne Twister that the operating system's entropy seeds.
+    Attacks on the gaps between floating-point numbers, or on that generator, are not covered by epsilon.
+""")
+_REPLAY = prose("""
+    privacy.unsafe_replay_seed is set, so the noise comes from a known seed. Whoever knows the seed can remove it:
+    against them epsilon does not hold.
+""")
+_NO_PRIVACY = prose("""
+    {which} differential privacy. Updates and models may then reveal training rows, even whole ones, to anyone who
+    sees them.
+""")
+_CLUSTER = prose("""
+    Anyone who may submit code to the Ray cluster is trusted: such code can read what any owner's actor holds.
+    Owners who do not trust each other must not share a cluster.
+""")
+
+
+def promises(comparison: Comparison) -> list[tuple[str, str]]:
+    """(heading, text): what protects whom from whom, and what does not."""
+    private = [variant for variant in comparison.variants if variant.is_private]
+    n_open = len(comparison.variants) - len(private)
+    found = [("Protection: what the server sees of one owner", _protection(comparison))]
+    if private:
+        found += [
+            ("Privacy: what the result tells about one row", _EXAMPLE_LEVEL.format(here=_here(private))),
+            ("What that bound leaves out", _LEFT_OUT),
+            ("One run, or all of them", _composition(private)),
+            ("The noise itself", _REPLAY if is_replayable(comparison) else _NOISE),
+        ]
+    if n_open:
+        found.append(
+            ("Without differential privacy", _NO_PRIVACY.format(which=_which(n_open, bool(private))))
+        )
+    return [*found, ("Inside the cluster", _CLUSTER)]
+
+
+def is_replayable(comparison: Comparison) -> bool:
+    """Whether the noise of any private run comes from a known seed, so that its epsilon does not hold."""
+    privacies = [
+        variant.experiment.get("privacy", {}) for variant in comparison.variants if variant.is_private
+    ]
+    return any(privacy.get("unsafe_replay_seed") is not None for privacy in privacies)
+
+
+def composed(variants: Iterable[Variant]) -> tuple[float, float, int]:
+    """(epsilon, delta, runs) of all private runs published together: plain sums, a safe bound.
+
+    A run that did not complete counts with what it planned, if that is more than what is on record.
+    """
+    epsilon, delta, n_runs = 0.0, 0.0, 0
+    for variant in (variant for variant in variants if variant.is_private):
+        privacy = variant.experiment.get("privacy", {})
+        for run in variant.runs:
+            planned = privacy.get("epsilon") if run.status != "complete" else None
+            epsilon += largest([spent([run])[0], planned]) or 0.0
+            delta += float(privacy.get("delta", 0.0))
+            n_runs += 1
+    return epsilon, delta, n_runs
+
+
+def _protection(comparison: Comparison) -> str:
+    names = {str(v.experiment.get("protection", {}).get("name", "plain")) for v in comparison.variants}
+    if names == {"plain"}:
+        return _PLAIN
+    return f"Protection: {listed(sorted(names))}. See the documentation for what each hides, and from whom."
+
+
+def _here(private: Sequence[Variant]) -> str:
+    epsilons = sorted(variant.epsilon for variant in private if variant.epsilon is not None)
+    deltas = sorted({float(variant.experiment.get("privacy", {}).get("delta", 0.0)) for variant in private})
+    if not epsilons:
+        return "No epsilon is on record here yet."
+    spread = _range([numbers.epsilon(epsilon) for epsilon in epsilons])
+    return f"Here epsilon is {spread} at delta {_range([f'{delta:g}' for delta in deltas])}."
+
+
+def _composition(private: Sequence[Variant]) -> str:
+    epsilon, delta, n_runs = composed(private)
+    if n_runs == 1:
+        return _ONE_RUN
+    total = numbers.epsilon(epsilon) if math.isfinite(epsilon) else "unbounded"
+    return _ALL_RUNS.format(n=n_runs, epsilon=total, delta=delta)
+
+
+def _which(count: int, mixed: bool) -> str:
+    if not mixed:
+        return "No run here has"
+    return f"{numbers.share(count, 'variant')} marked “no DP” {'has' if count == 1 else 'have'} no"
+
+
+def _range(texts: Sequence[str]) -> str:
+    return texts[0] if len(set(texts)) == 1 else f"{texts[0]} to {texts[-1]}"

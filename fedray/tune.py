@@ -1,0 +1,307 @@
+"""Compare experiments with Ray Tune: every trial is a federation inside its own placement group.
+
+The trial's process is the server; its owners are actors in the group's other bundles. So trials hold all that they
+need or wait, and can neither deadlock nor starve. Every round is reported and checkpointed: a driver that was killed
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray import tune
+from ray.tune import Checkpoint
+
+from fedray import data
+from fedray.actors.resources import owner_cpus, owner_demand, require
+from fedray.actors.session import ray_cohort, ray_session
+from fedray.build import check, open_federation
+from fedray.config import Experiment, Placement
+from fedray.config.experiment import Asha
+from fedray.config.loading import Raw, as_raw, override, read_yaml
+from fedray.config.space import Range, Space, separate
+from fedray.errors import ConfigError, RunDirectoryError, RunError
+from fedray.records import PARQUET, RunRecords, Status, find_runs, header, read_run, write_parquet
+from fedray.rounds import federate
+from fedray.running import new_directory
+from fedray.states import load_state, save_state
+from fedray.values import RoundRecord
+
+STATE = "state.safetensors"
+TRIALS = "trials"
+_TUNE = "tune"
+_SPACE = "compare.yaml"
+
+Watch = Callable[[str, Mapping[str, Any], Mapping[str, Any] | None], None]
+"""Called with a trial's name, its settings and its newest round's figures; these are None when the trial has ended."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison left.
+
+    Attributes:
+        directory: records of every trial under ``trials/``.
+        runs: the records, in the order of the trials' names.
+        n_failed: trials that ended in an error.
+    """
+
+    directory: Path
+    runs: tuple[RunRecords, ...]
+    n_failed: int
+
+
+def compare(
+    experiment: Experiment | Mapping[str, Any] | str | Path,
+    space: Mapping[str, Any] | None = None,
+    directory: str | Path | None = None,
+    *,
+    resume: bool = False,
+    address: str | None = None,
+    watch: Watch | None = None,
+) -> Comparison:
+    """Run the experiment at every point of a search space.
+
+    Args:
+        experiment: an experiment, a mapping or a YAML file with lists or ranges in it.
+        space: dotted keys to lists or ranges, e.g. ``{"strategy": ["fedavg", "fedprox"], "seed": [0, 1]}``.
+        directory: a new directory for the records; ``runs/NAME-TIME`` when left out.
+        resume: go on with the comparison in ``directory``, after its driver was killed.
+        address: address of a Ray cluster; this machine when left out.
+        watch: called at every round of every trial.
+
+    Raises:
+        ConfigError, DataError, ModelError, ResourcesError: found before any trial starts.
+        RunDirectoryError: the directory exists, or there is nothing to resume.
+        RunError: every trial failed.
+    """
+    found = separate(override(_raw(experiment), space or {}))
+    experiments = found.experiments()
+    for point in experiments:
+        check(point)
+    target = _resumed(directory) if resume else new_directory(directory, experiments[0].name)
+    target.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(ray_session(address))
+        for point in experiments:
+            names = data.owner_names(point.data)
+            require(point, names, owner_cpus(point, len(names), 1.0))
+        tuner = _restored(target, found) if resume else _tuner(target, found, experiments[0], watch)
+        if not resume:
+            (target / _SPACE).write_text(yaml.safe_dump(_described(found), sort_keys=False))
+        results = tuner.fit()
+        return _collected(target, results)
+
+
+def read_space(directory: str | Path) -> Raw:
+    """The experiment with its lists and ranges, as a comparison's directory keeps it.
+
+    Raises:
+        RunDirectoryError: there is none.
+    """
+    path = Path(directory) / _SPACE
+    if not path.is_file():
+        raise RunDirectoryError(f"no comparison in {directory}", f"a directory with {_SPACE}", "check the path")
+    return read_yaml(path)
+
+
+def _raw(experiment: Experiment | Mapping[str, Any] | str | Path) -> Raw:
+    if isinstance(experiment, Experiment):
+        return as_raw(experiment)
+    return dict(experiment) if isinstance(experiment, Mapping) else read_yaml(experiment)
+
+
+def _described(space: Space) -> Raw:
+    ranges = {key: {spread.kind: list(spread.values)} for key, spread in space.ranges.items()}
+    grids = {key: list(values) for key, values in space.grids.items()}
+    return override(space.base, {**grids, **ranges})
+
+
+def _trial(config: dict[str, Any], *, space: Space, accounts: Path) -> None:
+    """One federation, from its start or from the trial's last checkpoint."""
+    experiment = space.at({key: _plain(value) for key, value in config.items()})
+    checkpoint = tune.get_checkpoint()
+    state, records = None, header(experiment)
+    if checkpoint is not None:
+        with checkpoint.as_directory() as kept:
+            state, records = load_state(Path(kept) / STATE), read_run(Path(kept))
+    state_dir = accounts / tune.get_context().get_trial_id()
+    federation = open_federation(experiment, ray_cohort(experiment, cpus=1.0), state_dir)
+    try:
+        for after, record in federate(federation, state):
+            records = replace(records, rounds=(*records.rounds, record))
+            if record.round == experiment.rounds:
+                records = replace(records, status="complete")
+            with tempfile.TemporaryDirectory() as folder:
+                save_state(Path(folder) / STATE, after)
+                write_parquet(Path(folder) / PARQUET, records)
+                tune.report(_reported(record), checkpoint=Checkpoint.from_directory(folder))
+    finally:
+        federation.cohort.close()
+
+
+def _reported(record: RoundRecord) -> dict[str, Any]:
+    """What schedulers and searchers see."""
+    return {"round": record.round, "epsilon": record.epsilon, **record.metrics}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _bundles(config: dict[str, Any], *, space: Space) -> tune.PlacementGroupFactory:
+    """The trial's server and each of its owners, every one with its node's labels and resources."""
+    experiment = space.at({key: _plain(value) for key, value in config.items()})
+    names = data.owner_names(experiment.data)
+    share = owner_cpus(experiment, len(names), 1.0)
+    server = {"CPU": experiment.resources.server_cpus} if experiment.resources.server_cpus else {}
+    owners = [owner_demand(experiment, name, share) for name in names]
+    labels = [dict(experiment.placement.get(name, Placement()).labels) for name in names]
+    if any(labels):
+        return tune.PlacementGroupFactory([server, *owners], bundle_label_selector=[{}, *labels])
+    return tune.PlacementGroupFactory([server, *owners])
+
+
+def _tuner(target: Path, space: Space, example: Experiment, watch: Watch | None) -> tune.Tuner:
+    search = example.search
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    return tune.Tuner(
+        _trainable(target, space),
+        param_space={
+            **{key: tune.grid_search(list(values)) for key, values in space.grids.items()},
+            **{key: _domain(spread) for key, spread in space.ranges.items()},
+        },
+        tune_config=tune.TuneConfig(
+            metric=search.metric,
+            mode=search.mode,
+            num_samples=search.samples,
+            scheduler=_scheduler(search.stopping, example.rounds),
+            search_alg=_searcher(space, example),
+            max_concurrent_trials=search.max_concurrent,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=_TUNE,
+            storage_path=str(target.absolute()),
+            verbose=0,
+            callbacks=[_Watcher(watch)] if watch else None,
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+        ),
+    )
+
+
+def _trainable(target: Path, space: Space) -> Any:
+    trial = partial(_trial, space=space, accounts=target.absolute() / "accounts")
+    return tune.with_resources(_named(trial), partial(_bundles, space=space))
+
+
+def _named(trial: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    def federation(config: dict[str, Any]) -> None:
+        trial(config)
+
+    return federation
+
+
+def _restored(target: Path, space: Space) -> tune.Tuner:
+    return tune.Tuner.restore(
+        str(target.absolute() / _TUNE),
+        trainable=_trainable(target, space),
+        resume_unfinished=True,
+        resume_errored=True,
+    )
+
+
+def _resumed(directory: str | Path | None) -> Path:
+    if directory is None or not tune.Tuner.can_restore(str(Path(directory).absolute() / _TUNE)):
+        raise RunDirectoryError(
+            f"nothing to resume in {directory}", "the directory of a comparison that was cut off", "check the path"
+        )
+    return Path(directory)
+
+
+def _domain(spread: Range) -> Any:
+    if spread.kind == "choice":
+        return tune.choice(list(spread.values))
+    return getattr(tune, spread.kind)(*spread.values)
+
+
+def _scheduler(stopping: Any, rounds: int) -> Any:
+    if not isinstance(stopping, Asha):
+        return None
+    return tune.schedulers.ASHAScheduler(
+        time_attr="round",
+        max_t=rounds,
+        grace_period=min(stopping.grace_rounds, rounds),
+        reduction_factor=stopping.reduction_factor,
+    )
+
+
+def _searcher(space: Space, example: Experiment) -> Any:
+    if example.search.algorithm == "random":
+        return None
+    if space.grids:
+        raise ConfigError(
+            f"search.algorithm optuna with lists for {', '.join(space.grids)}",
+            "ranges only: a sampler does not try lists in full",
+            "write {choice: [...]} for each list, or take algorithm: random",
+        )
+    try:
+        from ray.tune.search.optuna import OptunaSearch
+
+        return OptunaSearch(seed=example.seed)
+    except ImportError as error:
+        raise ConfigError(
+            "search.algorithm optuna, but optuna is not installed", "the extra", "pip install 'fedray[search]'"
+        ) from error
+
+
+class _Watcher(tune.Callback):
+    """Hands each trial's newest round to the caller's function."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        self._watch(trial.trial_id, trial.config, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._watch(trial.trial_id, trial.config, None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._watch(trial.trial_id, trial.config, None)
+
+
+def _collected(target: Path, results: tune.ResultGrid) -> Comparison:
+    """Copy the records of every trial out of its last checkpoint.
+
+    Raises:
+        RunError: no trial got through a round.
+    """
+    (target / TRIALS).mkdir(exist_ok=True)
+    n_failed, first_error = 0, ""
+    for result in results:
+        status: Status = "interrupted"
+        if result.error is not None:
+            n_failed, first_error = n_failed + 1, first_error or str(result.error)
+            status = "failed"
+        if result.checkpoint is None:
+            continue
+        with result.checkpoint.as_directory() as kept:
+            run = read_run(Path(kept))
+        ended = run if run.status == "complete" else replace(run, status=status)
+        write_parquet(target / TRIALS / f"{Path(result.path).name}.parquet", ended)
+    if not any((target / TRIALS).iterdir()):
+        raise RunError(
+            f"all {n_failed} trials failed, the first with: {first_error.strip().splitlines()[-1] if first_error else ''}",
+            "trials that run",
+            "try one of them with `fedray run --in-process`",
+        )
+    return Comparison(target, tuple(find_runs(target / TRIALS)), n_failed)
