@@ -66,7 +66,7 @@ def read_schema(path: Path) -> pa.Schema:
             with pacsv.open_csv(path) as reader:
                 schema = reader.schema
         else:
-            schema = pq.read_schema(path, memory_map=True)
+            schema = _stored_schema(pq.read_schema(path, memory_map=True))
     repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if repeated:
         raise DataError(f"{path} has several columns named {repeated}", "names that differ", "rename them")
@@ -91,9 +91,27 @@ def read_columns(path: Path, columns: Sequence[str], where: tuple[str, str] | No
             table = pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(include_columns=needed))
             table = table if row_filter is None else table.filter(row_filter)
             return table.select(list(columns))
-        return pq.read_table(
+        table = pq.read_table(
             path, columns=list(columns), filters=row_filter, memory_map=True, partitioning=None
         )
+    return as_stored(table)
+
+
+def as_stored(table: pa.Table) -> pa.Table:
+    """The table with extension types (tensors of Hugging Face or Ray) replaced by what they are stored as."""
+    for place, field in enumerate(table.schema):
+        if isinstance(field.type, pa.BaseExtensionType):
+            chunks = [chunk.storage for chunk in table.column(place).chunks]
+            column = pa.chunked_array(chunks, type=field.type.storage_type)
+            table = table.set_column(place, field.name, column)
+    return table
+
+
+def _stored_schema(schema: pa.Schema) -> pa.Schema:
+    for place, field in enumerate(schema):
+        if isinstance(field.type, pa.BaseExtensionType):
+            schema = schema.set(place, field.with_type(field.type.storage_type))
+    return schema
 
 
 def is_number(kind: pa.DataType) -> bool:

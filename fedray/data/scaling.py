@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedray.config.data import FixedScaling, NoScaling, OwnerScaling
-from fedray.errors import ConfigError
+from fedray.errors import ConfigError, DataError
 from fedray.values import Examples, Schema, Shard
 
 Statistics = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -67,14 +67,30 @@ def fixed_statistics(scaling: FixedScaling, feature_shape: tuple[int, ...]) -> S
 
 
 def apply(examples: Examples, statistics: Statistics) -> Examples:
-    """``(features - center) / scale`` as float32 of the same shape; targets as they are."""
+    """``(features - center) / scale`` as float32 of the same shape; targets as they are.
+
+    Raises:
+        DataError: a scaled value is beyond float32.
+    """
     center, scale = statistics
-    scaled = (examples.features.astype(np.float64) - center) / scale
-    return Examples(np.ascontiguousarray(scaled, dtype=np.float32), examples.targets)
+    with np.errstate(over="ignore"):
+        scaled = ((examples.features.astype(np.float64) - center) / scale).astype(np.float32)
+    n_bad = int((~np.isfinite(scaled)).sum())
+    if n_bad:
+        raise DataError(
+            f"{n_bad} scaled values are too large for float32",
+            "scaled features of moderate size",
+            "check data.scaling: a scale near 0, or a feature in extreme units",
+        )
+    return Examples(scaled, examples.targets)
 
 
 def scale_shard(shard: Shard, scaling: NoScaling | OwnerScaling | FixedScaling) -> Shard:
-    """Training and held-out rows, both scaled by what the training rows (or the constants) say."""
+    """Training and held-out rows, both scaled by what the training rows (or the constants) say.
+
+    Raises:
+        DataError: a scaled value is beyond float32.
+    """
     if isinstance(scaling, NoScaling):
         return shard
     if isinstance(scaling, OwnerScaling):

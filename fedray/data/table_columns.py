@@ -19,13 +19,18 @@ def check_sections(data: Tables) -> None:
     """Refuse a section that contradicts itself.
 
     Raises:
-        ConfigError: a column has two roles, or ``classes`` repeats a label or holds fewer than two.
+        ConfigError: a column has two roles, ``owners`` repeats a name, ``classes`` repeats a label or holds
+            fewer than two.
     """
+    if data.owners is not None and len(set(data.owners)) < max(1, len(data.owners)):
+        raise ConfigError(
+            f"data.owners is {list(data.owners)}", "one name or more that all differ", "list each owner once"
+        )
     named = [*special_columns(data), *(data.features or ())]
     twice = sorted({name for name in named if named.count(name) > 1})
     if twice:
         raise ConfigError(
-            f"{twice} named twice among data.features, data.target, data.owner_column and data.holdout_column",
+            f"{twice} named twice among data.features, target, owner_column and holdout_column",
             "one role a column",
             "take them out of data.features, or correct the other names",
         )
@@ -83,7 +88,7 @@ def schema_of_file(data: Tables, columns: pa.Schema, features: tuple[str, ...], 
 
     Raises:
         ConfigError: lists of no fixed length and no ``feature_shape``.
-        DataError: a column is not numeric, a list column does not stand alone, or ``feature_shape`` does not fit.
+        DataError: a column is not numeric, a list column is not the only one, or ``feature_shape`` misfits.
     """
     kinds = [columns.field(name).type for name in features]
     has_list = any(arrow.is_list(kind) for kind in kinds)

@@ -25,9 +25,11 @@ def table_owners(data: Tables) -> tuple[str, ...]:
     """``data.owners``, else names of the files, else distinct values of the owner column; sorted where found.
 
     Raises:
-        ConfigError: ``owner_column`` is missing for one table, or given for a folder.
+        ConfigError: ``owner_column`` is missing for one table or given for a folder, or sections contradict
+            each other.
         DataError: nothing is there to list, or an owner has two files.
     """
+    check_sections(data)
     if data.owners is not None:
         return data.owners
     path = absolute(data.path)

@@ -104,7 +104,9 @@ def _as_table(source: Any, target: str) -> pa.Table:
 
 def _from_pandas(frame: Any) -> pa.Table:
     try:
-        return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+        return arrow.as_stored(pa.Table.from_pandas(frame, preserve_index=False)).replace_schema_metadata(
+            None
+        )
     except (pa.ArrowException, TypeError, ValueError):
         raise DataError(
             f"a DataFrame of types {sorted({str(kind) for kind in frame.dtypes})} that Arrow cannot store",

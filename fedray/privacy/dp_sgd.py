@@ -28,6 +28,9 @@ from fedray.privacy.accounting import Release, calibrate
 from fedray.tasks.descent import Batch, Steps, count_steps
 from fedray.values import Assignment, Schema, Work
 
+warnings.filterwarnings("ignore", message="Full backward hook is firing")
+"""Opacus hooks modules whose inputs need no gradient, which is just what per-example gradients of the first layer are."""
+
 
 @dataclass(frozen=True)
 class DpSgdPlan:

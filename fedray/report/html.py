@@ -147,8 +147,8 @@ def _figures(
     drawn = [
         plots.privacy_utility(comparison, series),
         plots.learning(comparison, series),
-        bars.owners(comparison, series),
         plots.privacy_spent(comparison, series),
+        bars.owners(comparison, series),
         bars.seconds(comparison, phases),
     ]
     return [_figure(drawing) for drawing in drawn if drawing is not None]
@@ -169,7 +169,7 @@ def _figure(drawing: Drawing) -> dict[str, Any]:
 def _variant(
     comparison: Comparison, variant: Variant, phases: Sequence[str], outcomes: Sequence[str]
 ) -> dict[str, Any]:
-    seconds = variant.seconds()
+    seconds, counts = variant.seconds(), variant.outcomes()
     owners = variant.owners()
     return {
         "label": variant.label,
@@ -186,7 +186,7 @@ def _variant(
         "is_complete": variant.n_complete == len(variant.runs),
         "owners": [_owner(owner) for owner in _worst(comparison, owners)],
         "n_owners": len(owners),
-        "outcomes": {outcome: variant.outcomes()[outcome] for outcome in outcomes},
+        "outcomes": {outcome: counts[outcome] for outcome in outcomes},
         "reasons": variant.reasons()[:MAX_REASONS],
         "bytes_up": numbers.size(variant.bytes_up()),
         "bytes_down": numbers.size(variant.bytes_down()),

@@ -1,4 +1,4 @@
-"""What protects whom from whom, in plain words, from what the experiments say. Claims nothing that they do not."""
+"""What protects whom from whom, in plain words, from what the experiments say."""
 
 from __future__ import annotations
 
@@ -11,45 +11,48 @@ from fedray.report.variant import Variant, largest, spent
 from fedray.report.wording import listed, prose
 
 _PLAIN = prose("""
-    Protection is “plain”: the server reads every owner's update as it was sent. It hides nothing from the server;
-    its sums are exact and do not depend on the order of arrival, and that is all it promises.
+    Protection is “plain”: the server reads every owner's update as it was sent. It hides nothing from the
+    server; its sums are exact and do not depend on the order of arrival, and that is all it promises.
 """)
 _EXAMPLE_LEVEL = prose("""
-    Example-level differential privacy. Whoever sees the updates or the model, the server included, learns little
-    about whether any one training row of any one owner was used: one row more or less changes the probability of
-    anything they could see by at most a factor of e to the power of epsilon, but for a probability of at most
-    delta. {here} Each owner spends for its own rows; the figure is that of the owner who spent most. It bounds what
-    is learned about one row, not about a person with many rows or about an owner as a whole. Epsilon is computed
-    by Google's dp-accounting with privacy loss distributions (PLD); the figure by Rényi DP (RDP) stands beside it.
+    Example-level differential privacy. Whoever sees the updates or the model, the server included, learns
+    little about whether any one training row of any one owner was used: one row more or less changes the
+    probability of anything they could see by at most a factor of e to the power of epsilon, but for a
+    probability of at most delta. {here} Each owner spends for its own rows; the figure is that of the
+    owner who spent most. It bounds what is learned about one row, not about a person with many rows or
+    about an owner as a whole. Epsilon is computed by Google's dp-accounting with privacy loss
+    distributions (PLD); the figure by Rényi DP (RDP) stands beside it.
 """)
 _LEFT_OUT = prose("""
-    Held-out metrics, the owners' numbers of rows and their training times are released without noise; epsilon
-    does not cover them. Nor does it cover settings that were chosen by looking at the data.
+    Held-out metrics, the owners' numbers of rows and their training times are released without noise;
+    epsilon does not cover them. Nor does it cover settings that were chosen by looking at the data.
 """)
 _ONE_RUN = prose("""
-    Epsilon is that of this run alone. Every further run on the same rows spends more: publish several, and their
-    epsilons and deltas add up (a safe bound).
+    Epsilon is that of this run alone. Every further run on the same rows spends more: publish several,
+    and their epsilons and deltas add up (a safe bound).
 """)
 _ALL_RUNS = prose("""
-    Each epsilon is that of one run alone. Whoever sees all {n} private runs of this page, if they used the same
-    rows, is bounded only by their composition: epsilon {epsilon} and delta {delta:.2g} by adding them up, a safe
-    bound. To choose the best run and publish only that one still uses what the others saw.
+    Each epsilon is that of one run alone. Whoever sees all {n} private runs of this page, if they used
+    the same rows, is bounded only by their composition: epsilon {epsilon} and delta {delta:.2g} by adding
+    them up, a safe bound. To choose the best run and publish only that one still uses what the others
+    saw.
 """)
 _NOISE = prose("""
-    Noise is drawn as floating-point numbers from a Mersenne Twister that the operating system's entropy seeds.
-    Attacks on the gaps between floating-point numbers, or on that generator, are not covered by epsilon.
+    Noise is drawn as floating-point numbers from a Mersenne Twister that the operating system's entropy
+    seeds. Attacks on the gaps between floating-point numbers, or on that generator, are not covered by
+    epsilon.
 """)
 _REPLAY = prose("""
-    privacy.unsafe_replay_seed is set, so the noise comes from a known seed. Whoever knows the seed can remove it:
-    against them epsilon does not hold.
+    privacy.unsafe_replay_seed is set, so the noise comes from a known seed. Whoever knows the seed can
+    remove it: against them epsilon does not hold.
 """)
 _NO_PRIVACY = prose("""
-    {which} differential privacy. Updates and models may then reveal training rows, even whole ones, to anyone who
-    sees them.
+    {which} differential privacy. Updates and models may then reveal training rows, even whole ones, to
+    anyone who sees them.
 """)
 _CLUSTER = prose("""
-    Anyone who may submit code to the Ray cluster is trusted: such code can read what any owner's actor holds.
-    Owners who do not trust each other must not share a cluster.
+    Anyone who may submit code to the Ray cluster is trusted: such code can read what any owner's actor
+    holds. Owners who do not trust each other must not share a cluster.
 """)
 
 

@@ -13,6 +13,8 @@ from fedray.report.intervals import Interval
 from fedray.report.variant import Variant, largest, seed_of
 
 MAX_LEVELS = 4
+SPENT_AS_PLANNED = 0.05
+"""A spent epsilon this close to the planned one goes without saying."""
 
 _STRATEGIES = {"fedavg": "FedAvg", "fedprox": "FedProx"}
 
@@ -66,8 +68,9 @@ def _at_level(level: str, rivals: Sequence[Variant]) -> str:
     if level == "no DP":
         return "Without differential privacy"
     described = level.replace("=", " ").replace("noise", "noise multiplier")
-    if level.startswith("noise"):
-        described += f" (epsilon {numbers.epsilon(largest(v.epsilon for v in rivals))})"
+    spent, planned = largest(v.epsilon for v in rivals), rivals[0].experiment["privacy"].get("epsilon")
+    if planned is None or (spent is not None and abs(spent / planned - 1) > SPENT_AS_PLANNED):
+        described += f" (epsilon spent: {numbers.epsilon(spent)})"
     return f"At {described}"
 
 
@@ -137,16 +140,16 @@ def prose(text: str) -> str:
 
 
 _INTERVALS = prose("""
-    Intervals (Student t over seeds, 95 %) say how far a repeat with the same owners and the same held-out rows
-    would vary. They say nothing about other data.
+    Intervals (Student t over seeds, 95 %) say how far a repeat with the same owners and the same held-out
+    rows would vary. They say nothing about other data.
 """)
 _SELECTION = prose("""
-    {n} variants were scored on the same held-out rows: the best of them looks a little better than it is, and
-    some intervals part by chance.
+    {n} variants were scored on the same held-out rows: the best of them looks a little better than it is,
+    and some intervals part by chance.
 """)
 _INCOMPLETE = prose("""
-    Not all runs of {variants} completed. Figures are taken from the completed runs; where none completed, from
-    the last round that was evaluated, which flatters or wrongs a variant that stopped early.
+    Not all runs of {variants} completed. Figures are taken from the completed runs; where none completed,
+    from the last round that was evaluated, which flatters or wrongs a variant that stopped early.
 """)
 
 

@@ -23,7 +23,7 @@ def _blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     """The files that the page speaks of, in the working folder."""
     frame = pd.DataFrame({"age": np.arange(60.0), "dose": np.ones(60), "site": ["n", "s"] * 30})
     frame["ill"] = np.arange(60) // 2 % 2
@@ -38,11 +38,11 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_examples_on_the_page_open_every_owners_shard(number: int, _files: pd.DataFrame) -> None:
+def test_examples_on_the_page_open_every_owners_shard(number: int, files: pd.DataFrame) -> None:
     code = _blocks("python")[number]
     assert len([line for line in code.splitlines() if line.strip()]) <= 5
     dataset = [(np.zeros((1, 3, 4), dtype=np.float32), row % 10) for row in range(400)]
-    names = {"frame": _files, "dataset": dataset}
+    names = {"frame": files, "dataset": dataset}
     exec(code, names)
     data = names["experiment"].data  # type: ignore[attr-defined]
     assert len(owner_names(data)) >= 2

@@ -25,7 +25,7 @@ def _section(folder: Path, **changes: object) -> HeartDisease:
 def _derived(
     folder: Path, scaled: bool = True
 ) -> dict[str, tuple[pd.DataFrame, pd.Series, list[int], list[int]]]:
-    """All hospitals in one frame, categories found in it, as FLamby goes about it; scaled in float64 by loops."""
+    """All hospitals in one frame, categories found in it, as FLamby goes about it; float64."""
     frames = []
     for hospital in HOSPITALS:
         frame = pd.read_csv(folder / f"processed.{hospital}.data", header=None, dtype=str)

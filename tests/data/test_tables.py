@@ -147,6 +147,15 @@ def test_whole_numbers_beyond_double_precision_are_rounded_not_refused(tmp_path:
     assert features[:, 0].tolist() == [2.0**60, 2.0**53, 1.0]
 
 
+def test_tensor_columns_of_other_tools_are_read_as_lists(tmp_path: Path) -> None:
+    images = np.arange(72, dtype=np.float32).reshape(6, 3, 4)
+    column = pa.FixedShapeTensorArray.from_numpy_ndarray(images)
+    pq.write_table(pa.table({"image": column, "target": [0, 1] * 3}), tmp_path / "a.parquet")
+    data = _section(tmp_path, feature_shape=[1, 3, 4], holdout=0)
+    assert schema_of(data).feature_shape == (1, 3, 4)
+    assert np.array_equal(open_shard(data, "a").train.features, images.reshape(6, 1, 3, 4))
+
+
 def test_flat_columns_can_be_given_a_shape(tmp_path: Path) -> None:
     frame = pd.DataFrame(np.arange(40.0).reshape(10, 4), columns=["p.10", "p.2", "p.3", "p.4"])
     frame["target"] = [0, 1] * 5
@@ -229,6 +238,13 @@ BAD_ROWS: list[tuple[str, Change, dict[str, Any], str]] = [
     ("target as feature", lambda f: f, {"features": ["age", "target"]}, r"\['target'\] named twice"),
     ("feature twice", lambda f: f, {"features": ["age", "age"]}, r"\['age'\] named twice"),
     ("all labels missing", lambda f: f.assign(target=None), {}, r"20 rows of a have a label"),
+    ("owner twice", lambda f: f, {"owners": ["a", "a"]}, r"data\.owners is \['a', 'a'\]"),
+    (
+        "scaled too far",
+        lambda f: f.assign(dose=1e30),
+        {"scaling": {"name": "fixed", "center": [0], "scale": [1e-30]}},
+        r"scaled values are too large",
+    ),
     ("equal classes", lambda f: f, {"classes": [1, True]}, r"all differ"),
     ("owner column of a folder", lambda f: f, {"owner_column": "age"}, r"is a folder"),
     ("scaling", lambda f: f, {"scaling": {"name": "fixed", "center": [0], "scale": [1, 2]}}, r"scale has 2"),

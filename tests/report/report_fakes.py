@@ -136,9 +136,14 @@ def tradeoff(seeds: int = 3, rounds: int = 20, owners: Sequence[str] = HOSPITALS
                 "rounds": rounds,
             }
             run = fake_run(
-                settings, finals={"accuracy": moved, "loss": 2 * (1.1 - moved)}, rounds=rounds, epsilon=epsilon,
-                label=f"{strategy}-{epsilon or 'open'}-{seed}", spread=0.12, owners=owners,
-            )  # fmt: skip
+                settings,
+                finals={"accuracy": moved, "loss": 2 * (1.1 - moved)},
+                rounds=rounds,
+                epsilon=epsilon,
+                label=f"{strategy}-{epsilon or 'open'}-{seed}",
+                spread=0.12,
+                owners=owners,
+            )
             runs.append(run)
     return runs
 
