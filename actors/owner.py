@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import ray
 
@@ -62,7 +63,7 @@ class OwnerActor:
         return self._opened
 
 
-RemoteOwner = ray.remote(OwnerActor)
+RemoteOwner: Any = ray.remote(OwnerActor)
 
 
 def _place(error: Exception) -> str:

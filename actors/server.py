@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import ray
 
@@ -49,4 +50,4 @@ class ServerActor:
         return self._state.vector
 
 
-RemoteServer = ray.remote(ServerActor)
+RemoteServer: Any = ray.remote(ServerActor)

@@ -37,7 +37,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    local = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
+    local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except ConnectionError as error:

@@ -19,7 +19,7 @@ from fedray import data
 from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.config.fields import reference_name, resolve
-from fedray.errors import ConfigError, ModelError
+from fedray.errors import ConfigError, DataError, ModelError
 from fedray.owners import Owner
 from fedray.protection.plain import PlainProtection
 from fedray.protocols import Cohort, Protection, Strategy, Task
@@ -77,6 +77,7 @@ def open_owner(experiment: Experiment, name: str, n_rounds: int, state_dir: Path
     """
     schema = data.schema_of(experiment.data)
     shard = data.open_shard(experiment.data, name)
+    _require_schema(name, shard, schema)
     sealer = make_protection(experiment, _any_task(experiment, schema)).sealer(name)
     if isinstance(experiment.privacy, config.ExamplePrivacy):
         descent, account = _private(experiment, experiment.privacy, name, shard, n_rounds, state_dir)
@@ -119,6 +120,17 @@ def make_strategy(experiment: Experiment) -> Strategy:
 def make_protection(experiment: Experiment, task: Task) -> Protection:  # noqa: ARG001  # one protection so far
     """The protection that the experiment names."""
     return PlainProtection(len(task.initial(0)))
+
+
+def _require_schema(name: str, shard: Shard, schema: Schema) -> None:
+    found = (str(shard.train.features.dtype), shard.train.features.shape[1:])
+    expected = (schema.feature_dtype, schema.feature_shape)
+    if found != expected:
+        raise DataError(
+            f"owner {name!r} holds {found[0]} features of shape {found[1]}",
+            f"{expected[0]} of shape {expected[1]}, as the other owners",
+            "give its file the same columns in the same order, or name them in data.features",
+        )
 
 
 def make_task(experiment: Experiment, schema: Schema, descent: Descent) -> TorchTask:

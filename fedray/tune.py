@@ -287,7 +287,7 @@ def _collected(target: Path, results: tune.ResultGrid) -> Comparison:
     """
     (target / TRIALS).mkdir(exist_ok=True)
     n_failed, first_error = 0, ""
-    for result in results:
+    for result in (results[i] for i in range(len(results))):
         status: Status = "interrupted"
         if result.error is not None:
             n_failed, first_error = n_failed + 1, first_error or str(result.error)

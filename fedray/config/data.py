@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from fedray.config.fields import BY_NAME, Section
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+"""Made absolute where the experiment is read: an owner's process may have another working directory."""
 Alpha = Annotated[float, Field(gt=0, le=1e6)]
 
 
@@ -20,7 +22,7 @@ class Iid(Section):
 
 
 class Dirichlet(Section):
-    """Label skew: each class is spread over owners by a draw from Dirichlet(alpha) (Hsu et al. 2019)."""
+    """Label skew: each class is spread over owners by a draw from Dirichlet(alpha) (Yurochkin et al. 2019)."""
 
     name: Literal["dirichlet"] = "dirichlet"
     alpha: Alpha = 0.5
@@ -98,6 +100,15 @@ class Simulated(DataSection):
     split: Split = Dirichlet()
     """How rows are dealt to owners."""
 
+    @model_validator(mode="after")
+    def _central_rows_have_no_owner(self) -> Self:
+        if self.central_test > 0 and isinstance(self.scaling, OwnerScaling):
+            raise ValueError(
+                "data.central_test is set while data.scaling is 'owner': central rows have no owner to be scaled by; "
+                "give fixed scaling, or leave central_test out"
+            )
+        return self
+
 
 class Digits(Simulated):
     """scikit-learn's digits: 1,797 images of 8 x 8, ten classes; ships with scikit-learn."""
@@ -110,6 +121,7 @@ class BreastCancer(Simulated):
 
     name: Literal["breast_cancer"] = "breast_cancer"
     scaling: Scaling = OwnerScaling()
+    split: Split = Dirichlet(alpha=5.0)
 
 
 class Synthetic(DataSection):
@@ -133,16 +145,18 @@ class HeartDisease(DataSection):
     """UCI heart disease in four hospitals, as FLamby prepares it (Ogier du Terrail et al. 2022)."""
 
     name: Literal["heart_disease"] = "heart_disease"
-    path: Path
+    path: AbsolutePath
     """Folder with the four processed.*.data files of UCI data set 45."""
     scaling: Scaling = OwnerScaling()
+    min_classes: PositiveInt = 1
+    """1, since every training row of Switzerland is positive."""
 
 
 class Tables(DataSection):
     """Your own data: a folder of Parquet or CSV files, one an owner, or one table with an owner column."""
 
     name: Literal["tables"] = "tables"
-    path: Path
+    path: AbsolutePath
     """A folder of ``OWNER.parquet`` or ``OWNER.csv``, or one table."""
     target: str = "target"
     """Column of the label or the number to predict."""

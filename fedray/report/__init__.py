@@ -1,4 +1,8 @@
-"""What a set of runs says: ``comparison`` analyses, ``tables`` prints and saves, ``html`` writes the page.
+"""What a set of runs says: ``comparison`` analyses, ``html`` writes the page.
 
 Reads records only. Must not import torch or ray.
 """
+
+from fedray.report.html import write_report
+
+__all__ = ["write_report"]

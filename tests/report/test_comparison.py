@@ -15,10 +15,9 @@ from report_fakes import fake_round, fake_run, many_variants, tradeoff
 
 from fedray.errors import RecordsError
 from fedray.records import RunRecords
-from fedray.report.comparison import compare, pareto_front
+from fedray.report.comparison import as_rows, compare, pareto_front, write_summary
 from fedray.report.intervals import Interval, interval
 from fedray.report.promises import composed
-from fedray.report.tables import as_rows, write_summary
 from fedray.report.variant import Variant
 from fedray.report.wording import answer, caveats
 
