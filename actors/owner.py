@@ -40,7 +40,9 @@ class OwnerActor:
             raise
         except Exception as error:
             raise DataError(
-                f"an owner could not be opened: {_place(error)}", "a readable shard", "run with --in-process to debug it"
+                f"an owner could not be opened: {_place(error)}",
+                "a readable shard",
+                "run with --in-process to debug it",
             ) from None
 
     def train(self, vector: Vector, assignment: Assignment) -> Sealed | Absent:

@@ -68,7 +68,7 @@ def require(experiment: Experiment, names: Sequence[str], cpus: float) -> None:
         raise ResourcesError(
             f"the experiment asks for {', '.join(missing)}",
             "no more than the cluster has",
-            "lower resources.owner_cpus or owner_gpus, take fewer owners, or connect to a larger cluster with --address",
+            "lower resources.owner_cpus or owner_gpus, take fewer owners, or connect to a larger cluster",
         )
 
 

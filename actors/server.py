@@ -40,9 +40,11 @@ class ServerActor:
         Raises:
             RunError: no owner answers any more.
         """
-        for self._state, record in self._rounds:
-            return record
-        return None
+        after = next(self._rounds, None)
+        if after is None:
+            return None
+        self._state, record = after
+        return record
 
     def vector(self) -> Vector:
         """The global model, shape ``(n_values,)``."""

@@ -110,9 +110,13 @@ def _get(ref: Any, timeout_s: float | None = None) -> Any:
         raise
     except GetTimeoutError:
         raise ResourcesError(
-            f"the server did not start within {timeout_s:g} s", "a started server", "raise resources.start_timeout_s"
+            f"the server did not start within {timeout_s:g} s",
+            "a started server",
+            "raise resources.start_timeout_s",
         ) from None
     except RayActorError as error:
         raise RunError(
-            "the server actor was lost", "a server that lives through the run", "see the Ray logs; records are kept"
+            "the server actor was lost",
+            "a server that lives through the run",
+            "see the Ray logs; records are kept",
         ) from error

@@ -46,11 +46,15 @@ def check(experiment: Experiment) -> None:
     names = data.owner_names(experiment.data)
     if unknown := sorted(set(experiment.placement) - set(names)):
         raise ConfigError(
-            f"placement names {', '.join(unknown)}", f"owners of the data: {', '.join(names)}", "correct the name"
+            f"placement names {', '.join(unknown)}",
+            f"owners of the data: {', '.join(names)}",
+            "correct the name",
         )
     if isinstance(experiment.cohort, config.FixedSize) and experiment.cohort.size > len(names):
         raise ConfigError(
-            f"cohort.size {experiment.cohort.size}", f"at most {len(names)}, the number of owners", "lower cohort.size"
+            f"cohort.size {experiment.cohort.size}",
+            f"at most {len(names)}, the number of owners",
+            "lower cohort.size",
         )
     schema = data.schema_of(experiment.data)
     if experiment.task is not None:
@@ -206,7 +210,12 @@ def _optimizer(section: config.Optimizer) -> Callable[..., torch.optim.Optimizer
 
 
 def _private(
-    experiment: Experiment, privacy: config.ExamplePrivacy, name: str, shard: Shard, n_rounds: int, state_dir: Path
+    experiment: Experiment,
+    privacy: config.ExamplePrivacy,
+    name: str,
+    shard: Shard,
+    n_rounds: int,
+    state_dir: Path,
 ) -> tuple[Any, Any]:
     """The owner's private descent and its account."""
     from fedray.privacy.account import PrivacyAccount

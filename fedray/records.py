@@ -144,7 +144,9 @@ def read_run(path: Path) -> RunRecords:
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
         raise RecordsError(
-            f"no records in {path}", f"{PARQUET} or {STREAM}", "name a directory that fedray run or compare wrote"
+            f"no records in {path}",
+            f"{PARQUET} or {STREAM}",
+            "name a directory that fedray run or compare wrote",
         )
     return _read_stream(found) if found.suffix == ".arrows" else _read_parquet(found)
 

@@ -236,7 +236,11 @@ def _barren(state: ServerState, cohort: tuple[str, ...], collected: _Collected) 
 
 
 def _owner_record(
-    name: str, cohort: tuple[str, ...], collected: _Collected, state: ServerState, tallies: Mapping[str, Tally]
+    name: str,
+    cohort: tuple[str, ...],
+    collected: _Collected,
+    state: ServerState,
+    tallies: Mapping[str, Tally],
 ) -> OwnerRecord:
     sealed, absent = collected.sealed.get(name), collected.absent.get(name)
     spent, tally = state.spent.get(name), tallies.get(name)
@@ -276,4 +280,3 @@ class _Clock:
     @property
     def seconds(self) -> dict[str, float]:
         return {**self._phases, "total": sum(self._phases.values())}
-

@@ -45,9 +45,11 @@ class InProcessServer:
         self._rounds = federate(federation, self._state)
 
     def advance(self) -> RoundRecord | None:
-        for self._state, record in self._rounds:
-            return record
-        return None
+        after = next(self._rounds, None)
+        if after is None:
+            return None
+        self._state, record = after
+        return record
 
     def vector(self) -> Vector:
         return self._state.vector

@@ -26,7 +26,11 @@ def save_state(path: Path, state: ServerState) -> None:
         "spent": {name: asdict(spent) for name, spent in state.spent.items()},
     }
     partial = path.with_suffix(".partial")
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, {"fedray": json.dumps(facts)})
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        partial,
+        {"fedray": json.dumps(facts)},
+    )
     partial.replace(path)
 
 
@@ -51,5 +55,7 @@ def load_state(path: Path) -> ServerState:
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RecordsError(
-            f"{path} cannot be read: {type(error).__name__}", "a state that fedray saved", "take an earlier checkpoint"
+            f"{path} cannot be read: {type(error).__name__}",
+            "a state that fedray saved",
+            "take an earlier checkpoint",
         ) from error

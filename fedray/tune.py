@@ -222,7 +222,9 @@ def _restored(target: Path, space: Space) -> tune.Tuner:
 def _resumed(directory: str | Path | None) -> Path:
     if directory is None or not tune.Tuner.can_restore(str(Path(directory).absolute() / _TUNE)):
         raise RunDirectoryError(
-            f"nothing to resume in {directory}", "the directory of a comparison that was cut off", "check the path"
+            f"nothing to resume in {directory}",
+            "the directory of a comparison that was cut off",
+            "check the path",
         )
     return Path(directory)
 
@@ -259,15 +261,20 @@ def _searcher(space: Space, example: Experiment) -> Any:
         return OptunaSearch(seed=example.seed)
     except ImportError as error:
         raise ConfigError(
-            "search.algorithm optuna, but optuna is not installed", "the extra", "pip install 'fedray[search]'"
+            "search.algorithm optuna, but optuna is not installed",
+            "the extra",
+            "pip install 'fedray[search]'",
         ) from error
 
 
 class _Watcher(tune.Callback):
-    """Hands each trial's newest round to the caller's function."""
+    """Hands each trial's newest round to the caller's function, which stays out of Tune's saved state."""
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, watch: Watch | None) -> None:
+        self._watch: Watch = watch or (lambda *_: None)
+
+    def __reduce__(self) -> tuple[type[_Watcher], tuple[None]]:
+        return _Watcher, (None,)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         self._watch(trial.trial_id, trial.config, result)
@@ -300,7 +307,7 @@ def _collected(target: Path, results: tune.ResultGrid) -> Comparison:
         write_parquet(target / TRIALS / f"{Path(result.path).name}.parquet", ended)
     if not any((target / TRIALS).iterdir()):
         raise RunError(
-            f"all {n_failed} trials failed, the first with: {first_error.strip().splitlines()[-1] if first_error else ''}",
+            f"all {n_failed} trials failed: {first_error.strip().rpartition(chr(10))[2] or 'no round ended'}",
             "trials that run",
             "try one of them with `fedray run --in-process`",
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.padding import Padding
+from rich.text import Text
 
 from fedray.cli.screen import RoundsTable, TrialsProgress, console, live, live_trials, table_of
 from fedray.config.loading import json_schema, load, override, parse_overrides, read_yaml
@@ -24,13 +25,20 @@ app = typer.Typer(
 ExperimentFile = Annotated[Path, typer.Argument(help="An experiment in YAML.", metavar="EXPERIMENT.yaml")]
 Settings = Annotated[
     list[str],
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting, e.g. `strategy.mu=0.1`; may be repeated."),
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Override a setting, e.g. `strategy.mu=0.1`; may be repeated.",
+    ),
 ]
 Directory = Annotated[
-    Path | None, typer.Option("--out", "-o", help="New directory for the records; runs/NAME-TIME when left out.")
+    Path | None,
+    typer.Option("--out", "-o", help="New directory for the records; runs/NAME-TIME when left out."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Address of a Ray cluster, e.g. `auto` or ray://head:10001; else this machine.")
+    str | None,
+    typer.Option(help="Address of a Ray cluster, e.g. `auto` or ray://head:10001; else this machine."),
 ]
 
 
@@ -40,7 +48,8 @@ def run(
     set_: Settings = [],  # noqa: B006  # typer reads the default and never changes it
     out: Directory = None,
     in_process: Annotated[
-        bool, typer.Option("--in-process", help="All owners in this process, for a debugger. Same results, to the bit.")
+        bool,
+        typer.Option("--in-process", help="All owners in this process, for a debugger. Same results, to the bit."),
     ] = False,
     address: Address = None,
 ) -> None:
@@ -55,7 +64,9 @@ def run(
     settings = load(experiment, parse_overrides(set_))
     federation = start(settings, out, in_process=in_process, address=address)
     table = RoundsTable(str(settings.search.metric), settings.rounds)
-    console.print(f"{settings.name}: {settings.strategy.name}, privacy {settings.privacy.name}, {settings.rounds} rounds")
+    console.print(
+        f"{settings.name}: {settings.strategy.name}, privacy {settings.privacy.name}, {settings.rounds} rounds"
+    )
     with live(table):
         for record in federation:
             table.add(record)
@@ -66,7 +77,8 @@ def run(
 @app.command()
 def compare(
     experiment: Annotated[
-        Path | None, typer.Argument(help="An experiment with lists or ranges in it.", metavar="EXPERIMENT.yaml")
+        Path | None,
+        typer.Argument(help="An experiment with lists or ranges in it.", metavar="EXPERIMENT.yaml"),
     ] = None,
     set_: Settings = [],  # noqa: B006  # typer reads the default and never changes it
     out: Directory = None,
@@ -90,14 +102,13 @@ def compare(
 
     raw = read_yaml(experiment) if experiment else read_space(str(resume))
     raw = override(raw, parse_overrides(set_))
-    points = separate(raw).experiments()
-    metric = str(points[0].search.metric)
-    progress = TrialsProgress(_n_trials(raw, points), metric)
-    console.print(f"{points[0].name}: {_n_trials(raw, points)} trials of {points[0].rounds} rounds")
+    space = separate(raw)
+    first = space.experiments()[0]
+    n_trials = space.n_grid * first.search.samples
+    progress = TrialsProgress(n_trials, str(first.search.metric))
+    console.print(f"{first.name}: {n_trials} trials of {first.rounds} rounds")
     with live_trials(progress):
-        result = start(
-            raw, directory=resume or out, resume=resume is not None, address=address, watch=progress.watch
-        )
+        result = start(raw, directory=resume or out, resume=resume is not None, address=address, watch=progress.watch)
     report = write_report(result.runs, result.directory / "report.html")
     write_summary(result.directory / "summary.parquet", _comparison(result.runs))
     _print_comparison(result.runs)
@@ -126,30 +137,25 @@ def datasets() -> None:
     """List the built-in data sets."""
     from fedray.data import catalogue
 
-    console.print(table_of([_texts(info) for info in catalogue()]))
-    console.print("\nYour own data: `data: {name: tables, path: FOLDER}`; see docs/data.md", markup=False)
+    for info in catalogue():
+        facts = [
+            f"{info.n_rows} rows" if info.n_rows else "",
+            f"features {info.feature_shape}" if info.feature_shape else "",
+            f"{info.n_classes} classes" if info.n_classes else "",
+            f"{info.owners} owners" if info.owners != "yours" else "",
+        ]
+        console.print(Text(info.name, style="bold"))
+        console.print(Padding(Text(info.summary), (0, 0, 0, 2)))
+        for line in (", ".join(filter(None, facts)), f"{info.source}; {info.licence}; {info.citation}"):
+            if info.owners != "yours":
+                console.print(Padding(Text(line, style="dim"), (0, 0, 0, 2)))
+    console.print("\nYour own data: data: {name: tables, path: FOLDER}; see docs/data.md", markup=False)
 
 
 @app.command()
 def schema() -> None:
     """Print the JSON schema of an experiment file, for editors."""
     print(json_schema())
-
-
-def _texts(info: Any) -> Mapping[str, str]:
-    from dataclasses import asdict
-
-    return {key.replace("_", " "): str(value) for key, value in asdict(info).items()}
-
-
-def _n_trials(raw: Mapping[str, Any], points: list[Any]) -> int:
-    from fedray.config.space import separate
-
-    space = separate(raw)
-    n_grid = 1
-    for values in space.grids.values():
-        n_grid *= len(values)
-    return n_grid * int(points[0].search.samples)
 
 
 def _read(directories: list[Path]) -> list[Any]:

@@ -11,8 +11,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from fedray.values import OwnerInfo, RoundRecord
+from fedray.values import RoundRecord
 
 console = Console()
 errors = Console(stderr=True)
@@ -33,7 +34,11 @@ class RoundsTable:
         self._metric = metric
         self._rows: list[tuple[str, ...]] = []
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
         )
         self._bar = self._progress.add_task("rounds", total=rounds)
 
@@ -79,7 +84,11 @@ class TrialsProgress:
         self._running: dict[str, str] = {}
         self._started = time.monotonic()
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
         )
         self._bar = self._progress.add_task("trials", total=n_trials)
 
@@ -111,21 +120,18 @@ def live_trials(progress: TrialsProgress) -> Iterator[None]:
         yield
 
 
-def print_owners(owners: Sequence[OwnerInfo]) -> None:
-    """One line on who has joined."""
-    rows = [owner.n_train for owner in owners]
-    console.print(f"{len(owners)} owners with {min(rows)} to {max(rows)} training rows each")
-
-
 def table_of(rows: Sequence[Mapping[str, str]]) -> Table:
-    """Rows of equal keys as a table; numbers to the right."""
+    """Rows of equal keys as a table; columns that hold a digit in every filled cell to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for key in rows[0] if rows else ():
-        numeric = all(row[key][:1].isdigit() or row[key] in ("", "-") for row in rows)
+        numeric = all(row[key][:1].isdigit() or row[key] in _EMPTY for row in rows)
         table.add_column(key, justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*(Text(cell) for cell in row.values()))
     return table
+
+
+_EMPTY = ("", "-", "–", "no DP")
 
 
 def _row(record: RoundRecord, metric: str) -> tuple[str, ...]:

@@ -20,8 +20,8 @@ from fedray.config.learning import (
     Privacy,
     Protection,
     Selection,
-    Strategy,
     Stragglers,
+    Strategy,
     Train,
 )
 from fedray.values import Work
@@ -192,7 +192,8 @@ class Experiment(Section):
         private = isinstance(self.privacy, ExamplePrivacy)
         owners = self.data.owners if isinstance(self.data, Simulated | Synthetic) else None
         size = self.cohort.size if isinstance(self.cohort, FixedSize) else 0
-        given = self.model_fields_set
+        fields = type(self).model_fields
+        given = self.model_fields_set & {"model", "loss", "metrics"}
         return [
             (
                 owners is not None and size > owners,
@@ -215,7 +216,7 @@ class Experiment(Section):
                 "give model, loss and metrics instead, or privacy: none",
             ),
             (
-                self.task is not None and bool(given & {"model", "loss", "metrics"}),
+                self.task is not None and any(getattr(self, key) != fields[key].default for key in given),
                 "task is given together with model, loss or metrics; a task brings its own, so leave those out",
             ),
             (

@@ -6,7 +6,17 @@ import importlib
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from fedray.errors import ConfigError
 
@@ -21,7 +31,21 @@ def _expand(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-BY_NAME = BeforeValidator(_expand)
+class _ByName:
+    """Expands a bare name, and says so in the JSON schema: editors take what ``fedray`` takes."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_expand, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        section = handler(schema)
+        names = list(section.get("discriminator", {}).get("mapping", {}))
+        if not names:
+            names = [handler.resolve_ref_schema(section)["properties"]["name"]["const"]]
+        return {"anyOf": [{"type": "string", "enum": names}, section]}
+
+
+BY_NAME = _ByName()
 """Lets the bare name stand for a section: ``strategy: fedavg``. Goes with ``Field(discriminator="name")``."""
 
 

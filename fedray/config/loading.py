@@ -32,7 +32,9 @@ def read_yaml(path: str | pathlib.Path) -> Raw:
         raise ConfigError(f"{path} is not YAML: {error}", "a YAML mapping", "correct the line it names") from error
     if not isinstance(raw, dict):
         raise ConfigError(
-            f"{path} holds {type(raw).__name__}", "a YAML mapping of sections", "start from an example in the README"
+            f"{path} holds {type(raw).__name__}",
+            "a YAML mapping of sections",
+            "start from an example in the README",
         )
     return raw
 
@@ -160,19 +162,17 @@ def _describe(item: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
     if item["type"] == "missing":
         return f"{where}: {item['loc'][-1]!r} is missing"
     if item["type"] == "value_error":
-        return str(item["msg"]).removeprefix("Value error, ")
+        message = str(item["msg"]).removeprefix("Value error, ")
+        return message if not path or message.startswith(where) else f"{where}: {message}"
     return f"{where}: {item['msg']}, found {_shortened(item['input'])}"
 
 
 def real_path(raw: Any, location: Sequence[str | int]) -> Path:
     """The path in ``raw`` of an error's location, in which pydantic also names the branches of unions."""
     path: list[str] = []
-    node = raw
+    node: Any = raw
     for part in location:
-        if isinstance(node, Mapping) and part in node:
-            node = node[part]
-            path.append(str(part))
-        elif isinstance(node, list | tuple) and isinstance(part, int) and part < len(node):
+        if (isinstance(node, dict) and part in node) or (isinstance(part, int) and isinstance(node, list | tuple) and part < len(node)):
             node = node[part]
             path.append(str(part))
     return tuple(path)

@@ -7,6 +7,7 @@ settings such as ``model.hidden: [64, 32]`` stay what they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -47,6 +48,11 @@ class Space:
     base: Raw
     grids: Mapping[str, tuple[Any, ...]]
     ranges: Mapping[str, Range]
+
+    @property
+    def n_grid(self) -> int:
+        """Points of the grid; each is tried with every draw from the ranges."""
+        return math.prod(len(values) for values in self.grids.values())
 
     def points(self) -> Iterator[Raw]:
         """Overrides for every point of the grid, sampled settings at their bounds or choices."""
@@ -105,7 +111,7 @@ def _grid(base: Raw, path: Path, values: Sequence[Any]) -> tuple[Any, ...]:
         return ()
     elements: list[Any] = []
     for value in values:
-        inner = [found for found in _find({key: value}, lambda item: isinstance(item, list))]
+        inner = list(_find({key: value}, lambda item: isinstance(item, list)))
         elements += _expanded(base, path, value, [(where[1:], items) for where, items in inner])
     if any(not _refused(override(base, {key: element}), path) for element in elements):
         return tuple(elements)
@@ -118,15 +124,13 @@ def _expanded(base: Raw, path: Path, value: Any, lists: Sequence[tuple[Path, lis
         return [value]
     if any(True for _ in _find(value, _is_range)):
         raise ConfigError(
-            f"{'.'.join(path)} holds a range inside a list", "ranges outside lists", "write the setting by itself"
+            f"{'.'.join(path)} holds a range inside a list",
+            "ranges outside lists",
+            "write the setting by itself",
         )
     outer = override(base, {".".join(path): value})
-    options = {
-        ".".join(where): items for where, items in lists if _refused(outer, (*path, *where)) and len(where) > 0
-    }
-    return [
-        override(value, dict(zip(options, combination, strict=True))) for combination in product(*options.values())
-    ]
+    options = {".".join(where): items for where, items in lists if _refused(outer, (*path, *where)) and len(where) > 0}
+    return [override(value, dict(zip(options, combination, strict=True))) for combination in product(*options.values())]
 
 
 def _refused(raw: Mapping[str, Any], path: Path) -> bool:
@@ -153,6 +157,8 @@ def _is_range(value: Any) -> bool:
 
 def _range(path: Path, value: Mapping[str, Any]) -> Range:
     ((kind, values),) = value.items()
+    if kind != "choice" and isinstance(values, list):
+        values = [_number(bound) for bound in values]
     bounds = isinstance(values, list) and len(values) == 2 and all(isinstance(bound, int | float) for bound in values)
     if (kind == "choice" and isinstance(values, list) and values) or (
         bounds and values[0] < values[1] and (kind != "loguniform" or values[0] > 0)
@@ -163,6 +169,14 @@ def _range(path: Path, value: Mapping[str, Any]) -> Range:
         "choice: [a, b, ...], uniform: [low, high], loguniform: [low > 0, high] or randint: [low, high]",
         "correct the range",
     )
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 takes ``1e-4`` for a string; read it as the schema reads such a setting."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _remove(raw: Raw, dotted: str) -> None:

@@ -91,9 +91,7 @@ def read_columns(path: Path, columns: Sequence[str], where: tuple[str, str] | No
             table = pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(include_columns=needed))
             table = table if row_filter is None else table.filter(row_filter)
             return table.select(list(columns))
-        table = pq.read_table(
-            path, columns=list(columns), filters=row_filter, memory_map=True, partitioning=None
-        )
+        table = pq.read_table(path, columns=list(columns), filters=row_filter, memory_map=True, partitioning=None)
     return as_stored(table)
 
 

@@ -79,9 +79,7 @@ def dirichlet(
     return _redrawn(draw, min_rows)
 
 
-def label_shards(
-    labels: NDArray[np.int64], n_owners: int, per_owner: int, rng: np.random.Generator
-) -> list[Index]:
+def label_shards(labels: NDArray[np.int64], n_owners: int, per_owner: int, rng: np.random.Generator) -> list[Index]:
     """Rows sorted by class (in random order within a class), cut into shards, ``per_owner`` shards each."""
     shuffled = rng.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -90,9 +88,7 @@ def label_shards(
     return [np.concatenate([shards[number] for number in numbers]) for numbers in dealt]
 
 
-def quantity(
-    n_rows: int, n_owners: int, alpha: float, min_rows: int, rng: np.random.Generator
-) -> list[Index]:
+def quantity(n_rows: int, n_owners: int, alpha: float, min_rows: int, rng: np.random.Generator) -> list[Index]:
     """Sizes by a draw from Dirichlet(alpha), redrawn until all have ``min_rows``; rows at random.
 
     Raises:

@@ -125,9 +125,7 @@ def _check_numeric(features: Sequence[str], kinds: Sequence[pa.DataType], path: 
         )
 
 
-def _fitting_shape(
-    asked: tuple[int, ...] | None, stored: tuple[int, ...] | None, path: Path
-) -> tuple[int, ...]:
+def _fitting_shape(asked: tuple[int, ...] | None, stored: tuple[int, ...] | None, path: Path) -> tuple[int, ...]:
     if asked is None and stored is None:
         raise ConfigError(
             f"{path} holds lists of no fixed length and data.feature_shape is not given",

@@ -48,9 +48,7 @@ def read_features(
 def _refuse_rows(is_bad: NDArray[np.bool_] | np.bool_, names: Sequence[str], owner: str) -> None:
     """Raise if any value is bad; ``is_bad`` has shape ``(n, len(names))``."""
     if is_bad.any():
-        columns = [
-            f"{name!r} ({count} rows)" for name, count in zip(names, is_bad.sum(axis=0), strict=True) if count
-        ]
+        columns = [f"{name!r} ({count} rows)" for name, count in zip(names, is_bad.sum(axis=0), strict=True) if count]
         raise DataError(
             f"{owner} has missing, infinite or too large values in {_joined(columns)}",
             "finite numbers in every row",
@@ -59,9 +57,7 @@ def _refuse_rows(is_bad: NDArray[np.bool_] | np.bool_, names: Sequence[str], own
 
 
 def _joined(parts: Sequence[str], limit: int = 20) -> str:
-    return ", ".join(parts[:limit]) + (
-        f" and {len(parts) - limit} more columns" if len(parts) > limit else ""
-    )
+    return ", ".join(parts[:limit]) + (f" and {len(parts) - limit} more columns" if len(parts) > limit else "")
 
 
 def read_targets(table: pa.Table, data: Tables, owner: str) -> NDArray[np.float32] | NDArray[np.int64]:
@@ -87,9 +83,7 @@ def read_targets(table: pa.Table, data: Tables, owner: str) -> NDArray[np.float3
 def _class_ids(column: pa.ChunkedArray, classes: Labels, name: str, owner: str) -> NDArray[np.int64]:
     """Place of each label in ``classes``, int64 of shape ``(n,)``."""
     if arrow.is_list(column.type) or pa.types.is_struct(column.type):
-        raise DataError(
-            f"target column {name!r} of {owner} is {column.type}", "one label a row", "flatten it"
-        )
+        raise DataError(f"target column {name!r} of {owner} is {column.type}", "one label a row", "flatten it")
     if not pa.types.is_dictionary(column.type):
         column = pc.dictionary_encode(column)
     encoded = column.combine_chunks()

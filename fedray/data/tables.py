@@ -84,9 +84,7 @@ def read_rows(data: Tables, owner: str) -> Rows:
     needed = [*features, data.target, *([data.holdout_column] if data.holdout_column else [])]
     table = arrow.read_columns(path, needed, where)
     if table.num_rows == 0:
-        raise DataError(
-            f"{owner} has no rows in {path}", "at least one row", "leave this owner out (data.owners)"
-        )
+        raise DataError(f"{owner} has no rows in {path}", "at least one row", "leave this owner out (data.owners)")
     return Rows(
         Examples(read_features(table, features, schema, owner), read_targets(table, data, owner)),
         read_holdout(table, data.holdout_column, owner),

@@ -104,9 +104,7 @@ def _as_table(source: Any, target: str) -> pa.Table:
 
 def _from_pandas(frame: Any) -> pa.Table:
     try:
-        return arrow.as_stored(pa.Table.from_pandas(frame, preserve_index=False)).replace_schema_metadata(
-            None
-        )
+        return arrow.as_stored(pa.Table.from_pandas(frame, preserve_index=False)).replace_schema_metadata(None)
     except (pa.ArrowException, TypeError, ValueError):
         raise DataError(
             f"a DataFrame of types {sorted({str(kind) for kind in frame.dtypes})} that Arrow cannot store",
@@ -164,9 +162,7 @@ def _named(table: pa.Table, owner: Owner) -> tuple[pa.Table, NDArray[np.object_]
         return table.drop_columns([owner]), _checked_names([None if v is None else str(v) for v in values])
     names = [None if name is None else str(name) for name in np.asarray(owner).tolist()]
     if len(names) != table.num_rows:
-        raise DataError(
-            f"{len(names)} owners' names for {table.num_rows} rows", "one name a row", "check the lengths"
-        )
+        raise DataError(f"{len(names)} owners' names for {table.num_rows} rows", "one name a row", "check the lengths")
     return table, _checked_names(names)
 
 
@@ -179,9 +175,7 @@ def _rows_by_name(names: NDArray[np.object_]) -> dict[str, NDArray[np.int64]]:
 
 
 def _checked_names(names: list[str | None]) -> NDArray[np.object_]:
-    wrong = {
-        name for name in names if not name or name[0] in "._" or set(name) & set("/\\:\0") or len(name) > 200
-    }
+    wrong = {name for name in names if not name or name[0] in "._" or set(name) & set("/\\:\0") or len(name) > 200}
     if wrong:
         raise DataError(
             f"{sum(name in wrong for name in names)} rows whose owner's name is missing or no file name",
@@ -191,9 +185,7 @@ def _checked_names(names: list[str | None]) -> NDArray[np.object_]:
     return np.array(names, dtype=np.object_)
 
 
-def _dealt(
-    table: pa.Table, target: str, n_owners: int, split: SplitSection, seed: int
-) -> NDArray[np.object_]:
+def _dealt(table: pa.Table, target: str, n_owners: int, split: SplitSection, seed: int) -> NDArray[np.object_]:
     if n_owners < 1:
         raise ConfigError(f"owners is {n_owners}", "1 or more", "raise owners")
     width = max(2, len(str(n_owners - 1)))
@@ -205,11 +197,7 @@ def _dealt(
 
 def _classes(column: pa.ChunkedArray) -> NDArray[np.int64]:
     """A number for each distinct label, shape ``(n,)``."""
-    encoded = (
-        column
-        if pa.types.is_dictionary(column.type)
-        else pc.dictionary_encode(column, null_encoding="encode")
-    )
+    encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column, null_encoding="encode")
     indices = pa.chunked_array([chunk.indices for chunk in encoded.unify_dictionaries().chunks])
     return arrow.to_numpy(indices.fill_null(-1), np.int64)
 

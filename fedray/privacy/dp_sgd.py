@@ -29,7 +29,7 @@ from fedray.tasks.descent import Batch, Steps, count_steps
 from fedray.values import Assignment, Schema, Work
 
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
-"""Opacus hooks modules whose inputs need no gradient, which is just what per-example gradients of the first layer are."""
+"""Opacus hooks the first layer, whose input needs no gradient; that is what it means to do."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,15 @@ class DpSgdPlan:
 
     @classmethod
     def within(
-        cls, epsilon: float, delta: float, *, n_rows: int, batch_size: int, clip: float, work: Work, n_rounds: int
+        cls,
+        epsilon: float,
+        delta: float,
+        *,
+        n_rows: int,
+        batch_size: int,
+        clip: float,
+        work: Work,
+        n_rounds: int,
     ) -> DpSgdPlan:
         """The plan whose epsilon after ``n_rounds`` rounds of ``work`` is the given one.
 
@@ -81,7 +89,13 @@ class PrivateDescent:
         self._wrapped: GradSampleModule | None = None
 
     def begin(
-        self, module: nn.Module, optimizer: Optimizer, features: Tensor, targets: Tensor, assignment: Assignment, seed: int
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        features: Tensor,
+        targets: Tensor,
+        assignment: Assignment,
+        seed: int,
     ) -> Steps:
         """Charge the account, then hand out the steps.
 

@@ -30,13 +30,17 @@ def encode(update: Update) -> NDArray[np.int64]:
     """
     if not 1 <= update.weight <= WEIGHT_BOUND:
         raise UpdateRefused(
-            f"an update of weight {update.weight}", f"a weight of 1 to {WEIGHT_BOUND}", "use strategy.weighting: uniform"
+            f"an update of weight {update.weight}",
+            f"a weight of 1 to {WEIGHT_BOUND}",
+            "use strategy.weighting: uniform",
         )
     if not np.isfinite(update.delta).all():
         raise UpdateRefused("a non-finite update", "finite values only", "lower the learning rate")
     if np.abs(update.delta, dtype=np.float64).max(initial=0.0) > DELTA_BOUND:
         raise UpdateRefused(
-            f"an update with values beyond {DELTA_BOUND}", f"values within +-{DELTA_BOUND}", "lower the learning rate"
+            f"an update with values beyond {DELTA_BOUND}",
+            f"values within +-{DELTA_BOUND}",
+            "lower the learning rate",
         )
     encoded = np.empty(update.delta.size + 1, dtype=np.int64)
     encoded[:-1] = np.rint(update.delta.astype(np.float64) * _SCALE)

@@ -44,9 +44,7 @@ def owners(comparison: Comparison, series: SeriesMap) -> Drawing | None:
     names = {name for _, means in found for name in means}
     if not found or len(names) < 2:
         return None
-    return (
-        _dots(comparison, found, series) if len(names) <= MAX_OWNERS else _spread(comparison, found, series)
-    )
+    return _dots(comparison, found, series) if len(names) <= MAX_OWNERS else _spread(comparison, found, series)
 
 
 def _title(comparison: Comparison, scope: str) -> str:
@@ -116,9 +114,7 @@ def _dot_panel(
     axes.grid(visible=False, axis="y")
 
 
-def _spread(
-    comparison: Comparison, found: Sequence[tuple[Variant, OwnerMeans]], series: SeriesMap
-) -> Drawing:
+def _spread(comparison: Comparison, found: Sequence[tuple[Variant, OwnerMeans]], series: SeriesMap) -> Drawing:
     rows = found[:MAX_ROWS]
     left_out = f"Shown: {len(rows)} of {len(found)} variants. " if len(found) > len(rows) else ""
 
@@ -134,10 +130,8 @@ def _spread(
         key="owners",
         title=_title(comparison, f"over {n_owners:,} owners"),
         svg=draw("owners", 0.8 + 0.5 * len(rows), paint),
-        description=f"Distribution of the final {comparison.metric} over {n_owners} owners. "
-        + _extremes(rows),
-        note="A tick is an owner; the bar spans their middle half, the gap is their median. "
-        f"{left_out}{_CHANCE}",
+        description=f"Distribution of the final {comparison.metric} over {n_owners} owners. " + _extremes(rows),
+        note=f"A tick is an owner; the bar spans their middle half, the gap is their median. {left_out}{_CHANCE}",
         legend="",
     )
 

@@ -112,9 +112,7 @@ class Drawing:
 def series_of(comparison: Comparison) -> dict[str, Series]:
     """A colour and a marker for every family; past eight families only for those with the best variants."""
     families = comparison.families
-    best = {
-        f: max(goodness(v, comparison.mode) for v in comparison.variants if v.family == f) for f in families
-    }
+    best = {f: max(goodness(v, comparison.mode) for v in comparison.variants if v.family == f) for f in families}
     chosen = sorted(sorted(families, key=lambda family: -best[family])[:N_SERIES])
     return {family: Series(family, chosen.index(family) if family in chosen else None) for family in families}
 
@@ -163,9 +161,7 @@ def draw(key: str, height: float, paint: Callable[[Any], None]) -> str:
         figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05))
         paint(figure)
         buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(
-            buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _inline(buffer.getvalue(), key)
 
 

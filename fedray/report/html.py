@@ -141,9 +141,7 @@ def _outcomes(comparison: Comparison) -> list[str]:
     return [outcome for outcome in _MEANINGS if outcome in happened]
 
 
-def _figures(
-    comparison: Comparison, series: Mapping[str, Series], phases: Sequence[str]
-) -> list[dict[str, Any]]:
+def _figures(comparison: Comparison, series: Mapping[str, Series], phases: Sequence[str]) -> list[dict[str, Any]]:
     drawn = [
         plots.privacy_utility(comparison, series),
         plots.learning(comparison, series),
@@ -212,8 +210,7 @@ def _owner(owner: OwnerSummary) -> dict[str, Any]:
         "utility": numbers.with_interval(owner.utility),
         "epsilon": numbers.epsilon(owner.epsilon),
         "updates": f"{owner.outcomes.get('update', 0) + owner.outcomes.get('partial', 0):,}",
-        "missed": ", ".join(f"{owner.outcomes[o]} {o}" for o in MISSED if owner.outcomes.get(o))
-        or numbers.NONE,
+        "missed": ", ".join(f"{owner.outcomes[o]} {o}" for o in MISSED if owner.outcomes.get(o)) or numbers.NONE,
         "seconds": numbers.duration(owner.seconds),
     }
 
@@ -227,9 +224,7 @@ def _run(comparison: Comparison, variant: Variant, run: RunRecords) -> dict[str,
         "is_complete": run.status == "complete",
         "rounds": f"{len(run.rounds)} of {run.experiment.get('rounds', '?')}",
         "utility": numbers.number(final(run, comparison.metric)),
-        "epsilon": numbers.epsilon(largest(record.epsilon for record in run.rounds))
-        if variant.is_private
-        else "no DP",
+        "epsilon": numbers.epsilon(largest(record.epsilon for record in run.rounds)) if variant.is_private else "no DP",
         "digest": run.rounds[-1].parameters_sha256[:12] if run.rounds else numbers.NONE,
     }
 

@@ -55,6 +55,6 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 
 def _t_quantile(degrees: int) -> float:
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # SciPy ships no types
+    from scipy.special import stdtrit
 
     return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))

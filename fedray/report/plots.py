@@ -160,9 +160,7 @@ def learning(comparison: Comparison, series: SeriesMap) -> Drawing | None:
 
 
 def _all_metrics(variant: Variant, series: SeriesMap) -> Drawing:
-    names = dict.fromkeys(
-        [variant.metric, *(n for run in variant.runs for r in run.rounds for n in r.metrics)]
-    )
+    names = dict.fromkeys([variant.metric, *(n for run in variant.runs for r in run.rounds for n in r.metrics)])
     metrics = [name for name in names if variant.curve(name)][:MAX_PANELS]
 
     def paint(figure: Any) -> None:
@@ -188,9 +186,7 @@ def _curve(axes: Any, curve: Curve, style: Series) -> None:
     is_grey = style.index is None
     axes.plot(rounds, means, color=style.colour, linestyle=style.dashes, linewidth=0.7 if is_grey else 1.5)
     if rounds:
-        axes.plot(
-            rounds[-1:], means[-1:], marker=style.marker, color=style.colour, markersize=3 if is_grey else 5.5
-        )
+        axes.plot(rounds[-1:], means[-1:], marker=style.marker, color=style.colour, markersize=3 if is_grey else 5.5)
     if not is_grey and any(point.half_width is not None for _, point in finite):
         low, high = [point.low for _, point in finite], [point.high for _, point in finite]
         axes.fill_between(rounds, low, high, color=style.colour, alpha=0.14, linewidth=0)

@@ -69,17 +69,13 @@ def promises(comparison: Comparison) -> list[tuple[str, str]]:
             ("The noise itself", _REPLAY if is_replayable(comparison) else _NOISE),
         ]
     if n_open:
-        found.append(
-            ("Without differential privacy", _NO_PRIVACY.format(which=_which(n_open, bool(private))))
-        )
+        found.append(("Without differential privacy", _NO_PRIVACY.format(which=_which(n_open, bool(private)))))
     return [*found, ("Inside the cluster", _CLUSTER)]
 
 
 def is_replayable(comparison: Comparison) -> bool:
     """Whether the noise of any private run comes from a known seed, so that its epsilon does not hold."""
-    privacies = [
-        variant.experiment.get("privacy", {}) for variant in comparison.variants if variant.is_private
-    ]
+    privacies = [variant.experiment.get("privacy", {}) for variant in comparison.variants if variant.is_private]
     return any(privacy.get("unsafe_replay_seed") is not None for privacy in privacies)
 
 

@@ -91,9 +91,7 @@ def _verdict(rivals: Mapping[str, Sequence[Variant]]) -> list[str]:
     if not apart:
         where = "there" if len(pairs) == 1 else "at any of these levels"
         return [f"A difference between the strategies is not established {where}: {why}."]
-    names = listed(
-        [_at_level(level, pairs[level])[0].lower() + _at_level(level, pairs[level])[1:] for level in apart]
-    )
+    names = listed([_at_level(level, pairs[level])[0].lower() + _at_level(level, pairs[level])[1:] for level in apart])
     if len(apart) == len(pairs):
         return [f"The 95 % intervals of the strategies do not overlap {names}."]
     return [f"Only {names} do the 95 % intervals not overlap; elsewhere a difference is not established."]
@@ -116,9 +114,7 @@ def caveats(comparison: Comparison) -> list[str]:
     """What a reader of the table must know."""
     n_variants = len(comparison.variants)
     incomplete = sum(variant.n_complete < len(variant.runs) for variant in comparison.variants)
-    has_intervals = any(
-        v.utility is not None and v.utility.half_width is not None for v in comparison.variants
-    )
+    has_intervals = any(v.utility is not None and v.utility.half_width is not None for v in comparison.variants)
     notes = [
         (has_intervals, _INTERVALS),
         (n_variants > 2, _SELECTION.format(n=n_variants)),

@@ -29,7 +29,13 @@ class Descent(Protocol):
     """How batches are drawn and how losses become steps."""
 
     def begin(
-        self, module: nn.Module, optimizer: Optimizer, features: Tensor, targets: Tensor, assignment: Assignment, seed: int
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        features: Tensor,
+        targets: Tensor,
+        assignment: Assignment,
+        seed: int,
     ) -> Steps:
         """The steps of one round."""
 
@@ -49,7 +55,13 @@ class ShuffledDescent:
         self._batch_size = batch_size
 
     def begin(
-        self, module: nn.Module, optimizer: Optimizer, features: Tensor, targets: Tensor, assignment: Assignment, seed: int
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        features: Tensor,
+        targets: Tensor,
+        assignment: Assignment,
+        seed: int,
     ) -> Steps:
         n_steps = count_steps(assignment.work, len(targets), self._batch_size)
         return Steps(module, optimizer, self._batches(features, targets, n_steps, seed), n_steps)
@@ -62,7 +74,9 @@ class ShuffledDescent:
         while n_steps > 0:
             permutation = torch.randperm(len(targets), generator=order).to(targets.device)
             batches = zip(
-                features[permutation].split(self._batch_size), targets[permutation].split(self._batch_size), strict=True
+                features[permutation].split(self._batch_size),
+                targets[permutation].split(self._batch_size),
+                strict=True,
             )
             for batch, _ in zip(batches, range(n_steps), strict=False):
                 yield batch

@@ -51,7 +51,11 @@ def _per_example(values: Tensor) -> Tensor:
     return values.reshape(len(values), -1).mean(1)
 
 
-LOSSES: Mapping[str, Loss] = {"cross_entropy": cross_entropy, "binary_cross_entropy": binary_cross_entropy, "mse": mse}
+LOSSES: Mapping[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "binary_cross_entropy": binary_cross_entropy,
+    "mse": mse,
+}
 METRICS: Mapping[str, Metric] = {
     "accuracy": accuracy,
     "binary_accuracy": binary_accuracy,

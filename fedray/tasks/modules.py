@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -39,7 +40,9 @@ def _custom(model: config.CustomModel) -> nn.Module:
     module = resolve(model.factory)(**model.args)
     if not isinstance(module, nn.Module):
         raise ModelError(
-            f"the model factory returned {type(module).__name__}", "a torch.nn.Module", "return the module itself"
+            f"the model factory returned {type(module).__name__}",
+            "a torch.nn.Module",
+            "return the module itself",
         )
     return module
 
@@ -55,7 +58,7 @@ def _logistic(model: config.Logistic, schema: Schema, n_outputs: int) -> nn.Modu
 def _mlp(model: config.Mlp, schema: Schema, n_outputs: int) -> nn.Module:
     widths = [math.prod(schema.feature_shape), *model.hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for width, next_width in zip(widths, widths[1:], strict=False):
+    for width, next_width in pairwise(widths):
         layers += [nn.Linear(width, next_width), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], n_outputs))
 
@@ -77,7 +80,12 @@ def _cnn(model: config.Cnn, schema: Schema, n_outputs: int) -> nn.Module:
     depth, height, width = schema.feature_shape
     layers: list[nn.Module] = []
     for channels in model.channels:
-        layers += [nn.Conv2d(depth, channels, 3, padding=1), _NORMS[model.norm](channels), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [
+            nn.Conv2d(depth, channels, 3, padding=1),
+            _NORMS[model.norm](channels),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
         depth, height, width = channels, height // 2, width // 2
     if height * width == 0:
         raise ModelError(

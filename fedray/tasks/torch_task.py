@@ -109,7 +109,9 @@ class TorchTask:
             self._module.eval()
             features, targets = self._tensors(examples)
             for x, y in zip(
-                features.split(self._evaluation_batch_size), targets.split(self._evaluation_batch_size), strict=True
+                features.split(self._evaluation_batch_size),
+                targets.split(self._evaluation_batch_size),
+                strict=True,
             ):
                 if len(y):
                     outputs = self._module(x)
@@ -157,7 +159,9 @@ class TorchTask:
 
 
 def _misfit(found: str, error: Exception) -> ModelError:
-    return ModelError(f"{found}: {error}", "model, loss and metrics that fit the data's schema", "see docs/own-model.md")
+    return ModelError(
+        f"{found}: {error}", "model, loss and metrics that fit the data's schema", "see docs/own-model.md"
+    )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""FedProx's experiment on Synthetic(alpha, beta) (Li et al. 2020, section 5.2, figure 1), over several draws of the data.
+"""FedProx's experiment on Synthetic(alpha, beta) (Li et al. 2020, figure 1), over several draws of the data.
 
 30 owners, 10 a round, 20 local epochs, learning rate 0.01, batches of 10, 200 rounds; 0, 50 and 90 % of the cohort are
 slow. FedAvg drops slow owners; FedProx uses what they have. Softmax regression is written in numpy, as a task of our
@@ -39,7 +39,7 @@ LR, BATCH, TAIL = 0.01, 10, 10
 
 
 class SoftmaxRegression:
-    """Multinomial logistic regression with its gradient written out; the vector is weights (classes x features), biases."""
+    """Multinomial logistic regression, its gradient written out; the vector is weights (classes x features), biases."""
 
     def __init__(self, schema: Schema) -> None:
         assert schema.n_classes is not None
@@ -55,7 +55,11 @@ class SoftmaxRegression:
         return np.concatenate([linear.weight.detach().numpy().ravel(), linear.bias.detach().numpy()])
 
     def train(self, vector: Vector, assignment: Assignment, shard: Shard, seed: int) -> Update:
-        x, onehot, order = _with_ones(shard.train), np.eye(self._shape[0], dtype=np.float32), torch.Generator()
+        x, onehot, order = (
+            _with_ones(shard.train),
+            np.eye(self._shape[0], dtype=np.float32),
+            torch.Generator(),
+        )
         order.manual_seed(seed)
         start = self._matrix(vector)
         w, mu, n_steps = start.copy(), assignment.plan.proximal_mu, 0
@@ -77,9 +81,7 @@ class SoftmaxRegression:
         probabilities = _softmax(_with_ones(examples) @ self._matrix(vector))
         chosen = probabilities[np.arange(len(examples)), examples.targets]
         right = probabilities.argmax(1) == examples.targets
-        return Tally(
-            {"loss": float(-np.log(chosen + 1e-12).sum()), "accuracy": float(right.sum())}, len(examples)
-        )
+        return Tally({"loss": float(-np.log(chosen + 1e-12).sum()), "accuracy": float(right.sum())}, len(examples))
 
     def _matrix(self, vector: Vector) -> NDArray[np.float32]:
         """Shape (features + 1, classes): weights, then biases in the last row."""
@@ -160,7 +162,7 @@ def tail(values: Sequence[float]) -> tuple[float, float]:
 
 
 def table(curves: Mapping[Job, Curve]) -> str:
-    """A Markdown row a run group: data, slow share, algorithm; each draw's accuracy, the mean, and the loss's spread."""
+    """Markdown: a row for data, slow share and algorithm; each draw's accuracy, the mean, the loss's spread."""
     draws = sorted({job.draw for job in curves})
     lines = [
         "| data | slow | algorithm | " + " | ".join(f"draw {draw}" for draw in draws) + " | mean | loss sd (max) |",
@@ -169,12 +171,19 @@ def table(curves: Mapping[Job, Curve]) -> str:
     for alpha, beta in DATA:
         for drop in DROPS:
             for algorithm in ALGORITHMS:
-                found = [c for j, c in sorted(curves.items(), key=lambda item: item[0].draw) if _key(j) == (alpha, beta, drop, algorithm)]
+                found = [
+                    c
+                    for j, c in sorted(curves.items(), key=lambda item: item[0].draw)
+                    if _key(j) == (alpha, beta, drop, algorithm)
+                ]
                 if found:
                     means = [tail(curve.accuracy)[0] for curve in found]
                     spread = max(tail(curve.train_loss)[1] for curve in found)
                     cells = " | ".join(f"{mean:.3f}" for mean in means)
-                    lines.append(f"| ({alpha:g},{beta:g}) | {drop:.0%} | {algorithm} | {cells} | {np.mean(means):.3f} | {spread:.3f} |")
+                    lines.append(
+                        f"| ({alpha:g},{beta:g}) | {drop:.0%} | {algorithm} | {cells} "
+                        f"| {np.mean(means):.3f} | {spread:.3f} |"
+                    )
     return "\n".join(lines)
 
 
@@ -183,14 +192,20 @@ def verdict(curves: Mapping[Job, Curve]) -> dict[str, object]:
 
     def accuracy(alpha: float, drop: float, algorithm: str) -> NDArray[np.float64]:
         name = "FedAvg" if not drop and algorithm == "FedProx mu=0" else algorithm
-        found = sorted((j.draw, tail(c.accuracy)[0]) for j, c in curves.items() if (j.alpha, j.drop, j.algorithm) == (alpha, drop, name))
+        found = sorted(
+            (j.draw, tail(c.accuracy)[0])
+            for j, c in curves.items()
+            if (j.alpha, j.drop, j.algorithm) == (alpha, drop, name)
+        )
         return np.array([value for _, value in found])
 
     smooth = max(tail(c.train_loss)[1] for j, c in curves.items() if j.algorithm == "FedProx mu=1")
-    above = {f"({a:g},{a:g}) {d:.0%}": bool((accuracy(a, d, "FedProx mu=1") > accuracy(a, d, "FedAvg")).all()) for a, _ in DATA for d in DROPS}
-    order = {
-        f"({a:g},{a:g})": [float(accuracy(a, 0.9, name).mean()) for name in ALGORITHMS] for a, _ in DATA
+    above = {
+        f"({a:g},{a:g}) {d:.0%}": bool((accuracy(a, d, "FedProx mu=1") > accuracy(a, d, "FedAvg")).all())
+        for a, _ in DATA
+        for d in DROPS
     }
+    order = {f"({a:g},{a:g})": [float(accuracy(a, 0.9, name).mean()) for name in ALGORITHMS] for a, _ in DATA}
     gap = accuracy(1.0, 0.9, "FedProx mu=1") - accuracy(1.0, 0.9, "FedAvg")
     return {
         "largest deviation of mu=1's training loss over the last rounds": smooth,

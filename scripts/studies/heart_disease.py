@@ -19,6 +19,7 @@ import numpy as np
 import fedray
 from fedray import data
 from fedray.build import make_task
+from fedray.config import replaced
 from fedray.config.data import HeartDisease
 from fedray.data.heart import pooled
 from fedray.report.html import write_report
@@ -31,8 +32,8 @@ BATCH = 4
 
 PUBLIC_CENTER = (55, 0.5, 130, 220, 0.15, 140, 0.5, 1.0, 0.33, 0.33, 0.33, 0.33, 0.33)
 PUBLIC_SCALE = (10, 0.5, 20, 60, 0.5, 25, 0.5, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5)
-"""Round figures for adults seen for chest pain, from common knowledge and not from these rows: age, sex, blood pressure,
-cholesterol, fasting sugar, heart rate, angina, ST depression, then the indicators."""
+"""Round figures for adults seen for chest pain, from common knowledge and not from these rows: age, sex, blood
+pressure, cholesterol, fasting sugar, heart rate, angina, ST depression, then the indicators."""
 
 
 def federated(folder: Path, strategy: object, seed: int) -> fedray.Experiment:
@@ -61,10 +62,7 @@ def by_hospital(experiment: fedray.Experiment) -> dict[str, float]:
 def alone(folder: Path, shard: Shard, seed: int) -> dict[str, float]:
     """Accuracy at each hospital of a model trained on one shard: 50 epochs of Adam."""
     section = HeartDisease(path=folder)
-    experiment = federated(folder, "fedavg", seed)
-    adam = experiment.model_copy(
-        update={"train": experiment.train.model_copy(update={"optimizer": fedray_adam()})}
-    )
+    adam = replaced(federated(folder, "fedavg", seed), {"train.optimizer": {"name": "adam", "lr": 0.001}})
     task = make_task(adam, data.schema_of(section), ShuffledDescent(BATCH))
     start = task.initial(seed)
     plan = RoundPlan(1, Work(50, "epochs"), 0.0, accepts_partial_work=False, weighting="examples")
@@ -73,13 +71,6 @@ def alone(folder: Path, shard: Shard, seed: int) -> dict[str, float]:
         name: task.evaluate(trained, data.open_shard(section, name).holdout) for name in data.owner_names(section)
     }
     return {name: tally.means["binary_accuracy"] for name, tally in tallies.items()}
-
-
-def fedray_adam() -> object:
-    """The optimizer of local and pooled training."""
-    from fedray.config.learning import Adam
-
-    return Adam(lr=0.001)
 
 
 def rows(folder: Path) -> dict[str, list[Mapping[str, float]]]:

@@ -1,0 +1,14 @@
+"""What all tests share: a cache of data sets apart from the user's, and ``tests`` as a place to import helpers from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDRAY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
