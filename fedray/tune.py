@@ -186,6 +186,7 @@ def _tuner(target: Path, space: Space, example: Experiment, watch: Watch | None)
             scheduler=_scheduler(search.stopping, example.rounds),
             search_alg=_searcher(space, example),
             max_concurrent_trials=search.max_concurrent,
+            reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
@@ -306,9 +307,8 @@ def _collected(target: Path, results: tune.ResultGrid) -> Comparison:
         ended = run if run.status == "complete" else replace(run, status=status)
         write_parquet(target / TRIALS / f"{Path(result.path).name}.parquet", ended)
     if not any((target / TRIALS).iterdir()):
+        reason = first_error.strip().rpartition("\n")[2] or "no round ended"
         raise RunError(
-            f"all {n_failed} trials failed: {first_error.strip().rpartition(chr(10))[2] or 'no round ended'}",
-            "trials that run",
-            "try one of them with `fedray run --in-process`",
+            f"all {n_failed} trials failed: {reason}", "trials that run", "try one with `fedray run --in-process`"
         )
     return Comparison(target, tuple(find_runs(target / TRIALS)), n_failed)

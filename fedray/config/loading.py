@@ -172,7 +172,8 @@ def real_path(raw: Any, location: Sequence[str | int]) -> Path:
     path: list[str] = []
     node: Any = raw
     for part in location:
-        if (isinstance(node, dict) and part in node) or (isinstance(part, int) and isinstance(node, list | tuple) and part < len(node)):
+        in_list = isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)
+        if in_list or (isinstance(node, Mapping) and part in node):
             node = node[part]
             path.append(str(part))
     return tuple(path)
