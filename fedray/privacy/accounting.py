@@ -17,13 +17,14 @@ import dp_accounting
 import numpy as np
 from dp_accounting import pld
 from numpy.typing import NDArray
+from opacus.accountants import RDPAccountant
 from opacus.accountants.analysis import rdp
 
 from fedray.errors import ConfigError
 from fedray.values import Spent
 
-_ORDERS = (*(2 + step / 10 for step in range(90)), *range(11, 64), 128, 256, 512, 1024)
-"""Renyi orders; below 2 the series for fractional orders may not converge, so those are left out, on the safe side."""
+_ORDERS = (*RDPAccountant.DEFAULT_ALPHAS, 128, 256, 512, 1024)
+"""Opacus's Renyi orders, and some larger ones for small budgets."""
 
 
 @dataclass(frozen=True, slots=True)
