@@ -115,8 +115,7 @@ def _get(ref: Any, timeout_s: float | None = None) -> Any:
             "raise resources.start_timeout_s",
         ) from None
     except RayActorError as error:
+        reason = str(error).strip().rpartition("\n")[2]
         raise RunError(
-            "the server actor was lost",
-            "a server that lives through the run",
-            "see the Ray logs; records are kept",
+            f"the server actor was lost: {reason}", "a server that lives through the run", "run again; records are kept"
         ) from error

@@ -108,10 +108,15 @@ class RecordWriter:
         self._header = header(experiment)
         self._file = (directory / STREAM).open("xb")
         self._stream = pa.ipc.new_stream(self._file, SCHEMA.with_metadata(_metadata(self._header)))
+        self._append([])
 
     def write(self, record: RoundRecord) -> None:
         """Append one round."""
-        self._stream.write_table(_table([record]))
+        self._append([record])
+
+    def _append(self, records: Sequence[RoundRecord]) -> None:
+        batch = pa.RecordBatch.from_pylist([_row(record) for record in records], schema=SCHEMA)
+        self._stream.write_batch(batch)
         self._file.flush()
         os.fsync(self._file.fileno())
 

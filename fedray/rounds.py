@@ -163,6 +163,7 @@ def _collect(federation: Federation, vector: Vector, asked: Sequence[Assignment]
             absent[answer.owner] = answer
             continue
         try:
+            _require_asked(answer, in_time, sealed)
             combiner.add(answer)
             sealed[answer.owner] = answer
         except UpdateRefused as error:
@@ -170,6 +171,15 @@ def _collect(federation: Federation, vector: Vector, asked: Sequence[Assignment]
         clock.lap("combine")
     clock.lap("train")
     return _Collected(combiner, sealed, absent)
+
+
+def _require_asked(answer: Sealed, asked: Sequence[Assignment], sealed: Mapping[str, Sealed]) -> None:
+    """Refuse an update of an owner or of a round that was not asked for, or a second one."""
+    known = any((answer.owner, answer.round) == (one.owner, one.plan.round) for one in asked)
+    if not known or answer.owner in sealed:
+        raise UpdateRefused(
+            f"an update of {answer.owner} for round {answer.round}", "one answer to what was asked", "check the owner"
+        )
 
 
 def _step(federation: Federation, state: ServerState, collected: _Collected) -> tuple[Vector, State]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
+
+pytest.register_assert_rewrite("contracts.cohort", "contracts.protection", "contracts.strategy", "contracts.task", "toys")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -12,3 +15,9 @@ def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDRAY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Toy models gain nothing from more threads, and lose much where tests share the processors."""
+    torch.set_num_threads(1)

@@ -78,15 +78,15 @@ def _read(path: Path) -> list[Release]:
     releases: list[Release] = []
     if not path.exists():
         return releases
-    text = path.read_text()
-    whole, _, torn = text.rpartition("\n")
+    whole, _, torn = path.read_bytes().rpartition(b"\n")
     try:
         for line in whole.splitlines():
             entry = json.loads(line)
             if "charge" in entry:
-                releases.append(Release(float(entry["q"]), float(entry["z"]), int(entry["n"])))
+                releases.append(_release(entry["q"], entry["z"], entry["n"]))
             else:
-                releases[-1] = Release(releases[-1].sample_rate, releases[-1].noise_multiplier, int(entry["n"]))
+                last = releases[-1]
+                releases[-1] = _release(last.sample_rate, last.noise_multiplier, entry["n"])
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise DataError(
             f"the privacy account {path} is corrupt ({type(error).__name__})",
@@ -96,6 +96,13 @@ def _read(path: Path) -> list[Release]:
     if torn:
         _cut(path, len(whole) + 1 if whole else 0)
     return releases
+
+
+def _release(sample_rate: float, noise_multiplier: float, n_steps: int) -> Release:
+    release = Release(float(sample_rate), float(noise_multiplier), int(n_steps))
+    if not (0 < release.sample_rate <= 1 and release.noise_multiplier > 0 and release.n_steps >= 0):
+        raise ValueError("out of range")
+    return release
 
 
 def _cut(path: Path, size: int) -> None:

@@ -13,6 +13,7 @@ import secrets
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pickle import PicklingError
 
 import torch
 from opacus.grad_sample import GradSampleModule
@@ -164,7 +165,12 @@ def make_private(module: nn.Module) -> nn.Module:
             "opacus.validators.ModuleValidator.fix(model) from your factory",
         )
     module.train()
-    private: nn.Module = ModuleValidator.fix(module)
+    if ModuleValidator.is_valid(module):
+        return module
+    try:
+        private: nn.Module = ModuleValidator.fix(module)
+    except (AttributeError, PicklingError) as error:
+        raise _untreatable(str(error)) from error
     return private
 
 

@@ -48,6 +48,7 @@ def privacy_utility(comparison: Comparison, series: SeriesMap) -> Drawing | None
         _private_side(axes[0], comparison, private, others, series)
         if others:
             _open_side(axes[1], comparison, others, series)
+        framed(axes[0], [variant.utility.mean for variant in shown if variant.utility])
         headline(axes[0], f"{shortened(comparison.metric)}, {_better(comparison)} is better")
 
     described = _utilities(shown)
@@ -56,10 +57,9 @@ def privacy_utility(comparison: Comparison, series: SeriesMap) -> Drawing | None
         title="What privacy costs",
         svg=draw("tradeoff", 3.3, paint),
         description=f"Final {comparison.metric} against epsilon. {described}",
-        note="Bars: 95 % intervals over seeds. Ring: no other variant has both a smaller epsilon and a "
-        "better "
-        f"{comparison.metric}. Points at one epsilon are set a little apart; epsilon is on a logarithmic "
-        "axis.",
+        note="Bars: 95 % intervals over seeds, cut off where they leave the frame. Ring: no other variant has both a "
+        f"smaller epsilon and a better {comparison.metric}. Points at one epsilon are set a little apart; epsilon is "
+        "on a logarithmic axis.",
         legend="series",
     )
 
@@ -147,6 +147,7 @@ def learning(comparison: Comparison, series: SeriesMap) -> Drawing | None:
             for variant in sorted(members, key=lambda v: _drawn_late(series[v.family])):
                 _curve(axes, variant.curve(), series[variant.family])
             axes.set_title(shortened(level, 34))
+        framed(axes, [point.mean for variant in drawn for _, point in variant.curve() if point.is_finite])
 
     finals = _utilities(drawn)
     return Drawing(
@@ -154,7 +155,8 @@ def learning(comparison: Comparison, series: SeriesMap) -> Drawing | None:
         title=f"Learning, round by round: {comparison.metric}",
         svg=draw("learning", _panel_height(len(levels)), paint),
         description=f"{comparison.metric} over rounds, a panel a level of privacy. At the end: {finals}",
-        note=f"Mean over seeds; the band is the 95 % interval. Horizontal: round. {note}".strip(),
+        note=f"Mean over seeds; the band is the 95 % interval, cut off where it leaves the frame. Horizontal: round. "
+        f"{note}".strip(),
         legend="series",
     )
 
@@ -255,6 +257,16 @@ def panels(figure: Any, count: int, share: bool = True) -> list[Any]:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.tick_params(labelbottom=position + columns >= count)
     return flat[:count]
+
+
+def framed(axes: Any, means: Sequence[float]) -> None:
+    """Let means fill the axis: intervals of a few seeds can be many times as wide as all that they are about."""
+    if not means:
+        return
+    low, high = min(means), max(means)
+    room = 0.2 * (high - low) or 0.1 * abs(high) or 0.1
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, low - room), min(top, high + room))
 
 
 def _panel_height(count: int) -> float:

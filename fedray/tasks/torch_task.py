@@ -121,13 +121,14 @@ class TorchTask:
         return Tally(sums, len(examples))
 
     def check(self, schema: Schema) -> None:
-        """Run two rows of zeros through model, loss and metrics.
+        """Run two rows of zeros, of the last class, through model, loss and metrics.
 
         Raises:
             ModelError: they do not fit the data's schema.
         """
         features = torch.zeros((2, *schema.feature_shape), dtype=getattr(torch, schema.feature_dtype))
-        targets = torch.zeros((2, *schema.target_shape), dtype=getattr(torch, schema.target_dtype))
+        highest = (schema.n_classes or 1) - 1
+        targets = torch.full((2, *schema.target_shape), highest, dtype=getattr(torch, schema.target_dtype))
         with _own_randomness(0, self._device):
             self._module.eval()
             try:

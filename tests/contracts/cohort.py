@@ -1,0 +1,109 @@
+"""What every Cohort must do. A test class derives from ``CohortContract`` and gives the fixture ``opens_cohort``.
+
+For owners in other processes, ``toys`` must be importable there, or be pickled by value.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import pytest
+from toys import assignment, openers, plan, shard, torch_task
+
+from fedray.owners import Owner
+from fedray.protocols import Cohort
+from fedray.values import Absent, Sealed, Shard
+
+OpensCohort = Callable[[Mapping[str, Callable[[], Owner]]], Cohort]
+
+SHARDS: dict[str, Shard] = {"b": shard(9, 4, seed=1), "a": shard(12, 5, seed=2), "c": shard(5, 0, seed=3)}
+VECTOR = torch_task().initial(1)
+
+
+class CohortContract:
+    @pytest.fixture
+    def opens_cohort(self) -> OpensCohort:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def cohort(self, opens_cohort: OpensCohort) -> Iterator[Cohort]:
+        cohort = opens_cohort(openers(torch_task, SHARDS))
+        yield cohort
+        cohort.close()
+
+    @pytest.fixture
+    def alone(self) -> dict[str, Owner]:
+        """The same owners, asked without any cohort."""
+        return {name: opened() for name, opened in openers(torch_task, SHARDS).items()}
+
+    def test_owners_are_listed_by_name_with_their_rows(self, cohort: Cohort) -> None:
+        found = [(info.name, info.n_train, info.n_holdout) for info in cohort.owners]
+        assert found == [("a", 12, 5), ("b", 9, 4), ("c", 5, 0)]
+
+    def test_everyone_asked_answers_once_with_the_bits_of_that_owner(
+        self, cohort: Cohort, alone: Mapping[str, Owner]
+    ) -> None:
+        asked = [assignment(plan(2, round=4), owner) for owner in ("c", "a")]
+        answers = list(cohort.train(VECTOR, asked))
+        assert sorted(answer.owner for answer in answers) == ["a", "c"]
+        for answer, expected in [(one, alone[one.owner].train(VECTOR, _for(one.owner, asked))) for one in answers]:
+            assert isinstance(answer, Sealed)
+            assert isinstance(expected, Sealed)
+            assert answer.round == 4
+            assert answer.payload.tobytes() == expected.payload.tobytes()
+            assert (answer.n_steps, answer.is_complete, answer.spent) == (expected.n_steps, True, None)
+
+    def test_nobody_asked_gives_no_answer(self, cohort: Cohort) -> None:
+        assert list(cohort.train(VECTOR, [])) == []
+
+    def test_owners_remember_nothing_from_round_to_round(self, cohort: Cohort) -> None:
+        asked = [assignment(plan(round=2), "a")]
+        (first,) = cohort.train(VECTOR, asked)
+        list(cohort.train(VECTOR + 1, [assignment(plan(round=3), "a")]))
+        (again,) = cohort.train(VECTOR, asked)
+        assert isinstance(first, Sealed)
+        assert isinstance(again, Sealed)
+        assert first.payload.tobytes() == again.payload.tobytes()
+
+    @pytest.mark.parametrize("accepts", [True, False])
+    def test_partial_work_comes_marked_or_not_at_all(self, cohort: Cohort, accepts: bool) -> None:
+        (answer,) = cohort.train(VECTOR, [assignment(plan(3, partial_work=accepts), "a", amount=1)])
+        if accepts:
+            assert isinstance(answer, Sealed)
+            assert not answer.is_complete
+        else:
+            assert isinstance(answer, Absent)
+            assert answer.outcome == "dropped"
+
+    def test_an_update_that_is_not_finite_stays_at_its_owner(self, cohort: Cohort) -> None:
+        (answer,) = cohort.train(np.full_like(VECTOR, np.nan), [assignment(plan(), "b")])
+        assert isinstance(answer, Absent)
+        assert (answer.owner, answer.outcome) == ("b", "rejected")
+
+    @pytest.mark.parametrize("part", ["train", "holdout"])
+    def test_everyone_is_evaluated_on_its_own_rows(
+        self, cohort: Cohort, alone: Mapping[str, Owner], part: str
+    ) -> None:
+        found = dict(cohort.evaluate(VECTOR, part))
+        assert found == {name: owner.evaluate(VECTOR, part) for name, owner in alone.items()}
+
+    def test_no_answer_holds_a_row(self, cohort: Cohort) -> None:
+        answers = pickle.dumps(
+            [
+                list(cohort.train(VECTOR, [assignment(plan(), name) for name in SHARDS])),
+                dict(cohort.evaluate(VECTOR, "train")),
+                list(cohort.owners),
+            ]
+        )
+        for held in SHARDS.values():
+            assert not any(row.tobytes() in answers for row in held.train.features)
+
+    def test_a_cohort_may_be_closed_twice(self, cohort: Cohort) -> None:
+        cohort.close()
+        cohort.close()
+
+
+def _for(owner: str, asked: list) -> object:
+    return next(one for one in asked if one.owner == owner)

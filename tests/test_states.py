@@ -1,0 +1,138 @@
+"""A server's state goes through a file, and a run goes on from it as if it had never stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from toys import MODELS, federation, shard, torch_task
+
+from fedray.build import open_federation
+from fedray.config import Experiment
+from fedray.errors import RecordsError
+from fedray.owners import InProcessCohort
+from fedray.rounds import ServerState, federate
+from fedray.states import load_state, save_state
+from fedray.strategies import FedAvg, FedProx
+from fedray.values import Spent, Work, sha256
+
+STATE = ServerState(
+    round=3,
+    vector=np.array([1.5, -2.0, np.float32(1e-30)], dtype=np.float32),
+    strategy={"velocity": np.array([1 / 3, 0.0]), "strategy.odd": np.zeros(0)},
+    spent={"a": Spent(1.25, 1.5, 1e-5), "ö/b": Spent(0.1, 0.2, 1e-6)},
+    barren=2,
+)
+
+
+def _same(one: ServerState, other: ServerState) -> bool:
+    return (
+        (one.round, one.barren, dict(one.spent)) == (other.round, other.barren, dict(other.spent))
+        and one.vector.tobytes() == other.vector.tobytes()
+        and one.vector.dtype == other.vector.dtype
+        and set(one.strategy) == set(other.strategy)
+        and all(
+            array.tobytes() == other.strategy[name].tobytes() and array.dtype == other.strategy[name].dtype
+            for name, array in one.strategy.items()
+        )
+    )
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    save_state(tmp_path / "state.safetensors", STATE)
+    assert _same(load_state(tmp_path / "state.safetensors"), STATE)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    vector=arrays.arrays(np.float32, st.integers(1, 9), elements=st.floats(width=32)),
+    velocity=arrays.arrays(np.float64, st.integers(0, 9)),
+    round=st.integers(0, 2**40),
+    epsilon=st.floats(0, 1e9),
+)
+def test_any_state_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, vector: Any, velocity: Any, round: int, epsilon: float
+) -> None:
+    path = tmp_path_factory.mktemp("state") / "s"
+    state = ServerState(round, vector, {"velocity": velocity}, {"x": Spent(epsilon, epsilon, 1e-5)}, 0)
+    save_state(path, state)
+    assert _same(load_state(path), state)
+
+
+def test_a_state_cut_off_anywhere_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    save_state(path, STATE)
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(RecordsError, match="cannot be read"):
+            load_state(path)
+
+
+@pytest.mark.parametrize("facts", [None, "{}", "[]", "nonsense", '{"round": 1, "barren": 0, "spent": {"a": {"x": 1}}}'])
+def test_a_file_of_other_arrays_is_an_error(tmp_path: Path, facts: str | None) -> None:
+    metadata = None if facts is None else {"fedray": facts}
+    safetensors.numpy.save_file({"vector": np.zeros(2, np.float32)}, tmp_path / "s", metadata)
+    with pytest.raises(RecordsError):
+        load_state(tmp_path / "s")
+
+
+def test_a_missing_state_is_an_error(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(RecordsError):
+            load_state(path)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [FedAvg(Work(2, "epochs"), server_lr=0.7, server_momentum=0.9), FedProx(Work(2, "epochs"), mu=0.5)],
+    ids=["momentum", "fedprox"],
+)
+@pytest.mark.parametrize("model", ["mlp", "batchnorm"])
+def test_a_run_goes_on_from_any_round_to_the_same_bits(strategy: Any, model: str, tmp_path: Path) -> None:
+    shards = {name: shard(n, 3, MODELS[model][1], seed=n) for name, n in (("a", 9), ("b", 6), ("c", 12))}
+
+    def parts() -> Any:
+        return federation(
+            lambda: torch_task(model),
+            shards,
+            strategy,
+            rounds=4,
+            cohort={"name": "fixed", "size": 2},
+            train={"epochs": 2},
+            stragglers={"fraction": 0.3},
+        )
+
+    whole = list(federate(parts()))
+    for state, record in whole[:-1]:
+        save_state(tmp_path / "s", state)
+        rest = list(federate(parts(), load_state(tmp_path / "s")))
+        assert [r.round for _, r in rest] == list(range(record.round + 1, 5))
+        assert [r.parameters_sha256 for _, r in rest] == [r.parameters_sha256 for _, r in whole[record.round :]]
+        assert _same(rest[-1][0], whole[-1][0])
+
+
+def test_a_private_run_goes_on_with_what_its_owners_have_spent(tmp_path: Path) -> None:
+    experiment = Experiment.model_validate(
+        {
+            "data": {"name": "digits", "owners": 2, "split": "iid"},
+            "model": "logistic",
+            "train": {"batch_size": 200},
+            "rounds": 3,
+            "privacy": {"name": "example", "noise_multiplier": 2.0, "unsafe_replay_seed": 1},
+        }
+    )
+    whole = list(federate(open_federation(experiment, InProcessCohort, tmp_path / "whole")))
+    first = federate(open_federation(experiment, InProcessCohort, tmp_path / "parts"))
+    state, _ = next(first)
+    save_state(tmp_path / "s", state)
+    rest = list(federate(open_federation(experiment, InProcessCohort, tmp_path / "parts"), load_state(tmp_path / "s")))
+    assert sha256(rest[-1][0].vector) == sha256(whole[-1][0].vector)
+    assert [r.epsilon for _, r in rest] == [r.epsilon for _, r in whole[1:]]
