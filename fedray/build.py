@@ -154,12 +154,15 @@ def make_module(experiment: Experiment) -> nn.Module:
 
 
 def state_dict(experiment: Experiment, vector: Vector) -> dict[str, torch.Tensor]:
-    """The model's named tensors, as ``torch.nn.Module.load_state_dict`` takes them; ``vector`` for a custom task."""
+    """The model's named tensors, as ``torch.nn.Module.load_state_dict`` takes them; ``vector`` for a custom task.
+
+    Tied parameters are written once a name: a file of tensors cannot share memory.
+    """
     if experiment.task is not None:
         return {"vector": torch.from_numpy(vector.copy())}
     module = make_module(experiment)
     Layout(module).write(vector)
-    return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    return {name: tensor.clone().contiguous() for name, tensor in module.state_dict().items()}
 
 
 def _any_task(experiment: Experiment, schema: Schema) -> Task:

@@ -170,6 +170,9 @@ def find_runs(path: Path) -> list[RunRecords]:
 
 
 def _is_record_file(file: Path) -> bool:
+    """Of a run or a collected trial; Tune's own checkpoints hold copies."""
+    if file.parent.name.startswith("checkpoint_"):
+        return False
     return file.name in (STREAM, PARQUET) or file.parent.name == "trials"
 
 
@@ -224,7 +227,7 @@ def _read_stream(path: Path) -> RunRecords:
 def _next_batch(reader: Any) -> pa.RecordBatch | None:
     try:
         return reader.read_next_batch()
-    except (StopIteration, OSError):
+    except (StopIteration, OSError, pa.ArrowInvalid):
         return None
 
 

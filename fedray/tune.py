@@ -26,7 +26,7 @@ from fedray.actors.session import ray_cohort, ray_session
 from fedray.build import check, open_federation
 from fedray.config import Experiment, Placement
 from fedray.config.experiment import Asha
-from fedray.config.loading import Raw, as_raw, override, read_yaml
+from fedray.config.loading import Raw, as_raw, override, plain, read_yaml
 from fedray.config.space import Range, Space, separate
 from fedray.errors import ConfigError, RunDirectoryError, RunError
 from fedray.records import PARQUET, RunRecords, Status, find_runs, header, read_run, write_parquet
@@ -88,7 +88,6 @@ def compare(
     for point in experiments:
         check(point)
     target = _resumed(directory) if resume else new_directory(directory, experiments[0].name)
-    target.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(ray_session(address))
         for point in experiments:
@@ -96,7 +95,7 @@ def compare(
             require(point, names, owner_cpus(point, len(names), 1.0))
         tuner = _restored(target, found) if resume else _tuner(target, found, experiments[0], watch)
         if not resume:
-            (target / _SPACE).write_text(yaml.safe_dump(_described(found), sort_keys=False))
+            (target / _SPACE).write_text(yaml.safe_dump(plain(_described(found)), sort_keys=False))
         results = tuner.fit()
         return _collected(target, results)
 
@@ -173,6 +172,7 @@ def _bundles(config: dict[str, Any], *, space: Space) -> tune.PlacementGroupFact
 def _tuner(target: Path, space: Space, example: Experiment, watch: Watch | None) -> tune.Tuner:
     search = example.search
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # not every round is evaluated
     return tune.Tuner(
         _trainable(target, space),
         param_space={

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-pytest.register_assert_rewrite("contracts.cohort", "contracts.protection", "contracts.strategy", "contracts.task", "toys")
+pytest.register_assert_rewrite(
+    "contracts.cohort", "contracts.protection", "contracts.strategy", "contracts.task", "toys"
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -51,6 +51,10 @@ def _stream(folder: Path, records: list[RoundRecord]) -> Path:
     writer = RecordWriter(folder, EXPERIMENT)
     for record in records:
         writer.write(record)
+    left = (folder / STREAM).read_bytes()
+    writer.close("failed")
+    (folder / PARQUET).unlink()
+    (folder / STREAM).write_bytes(left)
     return folder / STREAM
 
 
@@ -61,6 +65,7 @@ def test_records_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
         found = read_run(tmp_path / "run")
         assert found.rounds == tuple(RECORDS[:n])
         assert found.status == "running"
+    writer.close("complete")
 
 
 @pytest.mark.parametrize("status", ["complete", "interrupted", "failed"])
@@ -112,7 +117,8 @@ def test_a_stream_cut_off_anywhere_in_its_last_batch_gives_all_earlier_rounds(tm
     whole = _stream(tmp_path / "three", RECORDS).read_bytes()
     cut = tmp_path / "cut" / STREAM
     cut.parent.mkdir()
-    for size in range(size_of_two, len(whole)):
+    near_the_ends = {*range(size_of_two, size_of_two + 80), *range(len(whole) - 80, len(whole))}
+    for size in sorted(near_the_ends | set(range(size_of_two, len(whole), 11))):
         cut.write_bytes(whole[:size])
         assert read_run(cut).rounds == tuple(RECORDS[:2]), size
     cut.write_bytes(whole)
@@ -155,7 +161,9 @@ def test_records_of_another_version_are_not_guessed_at(tmp_path: Path, version: 
     write_parquet(path, replace(header(EXPERIMENT), rounds=tuple(RECORDS)))
     table = pq.read_table(path)
     metadata = {k: v for k, v in table.schema.metadata.items() if k != b"fedray.version"}
-    pq.write_table(table.replace_schema_metadata({**metadata, **({"fedray.version": version} if version else {})}), path)
+    pq.write_table(
+        table.replace_schema_metadata({**metadata, **({"fedray.version": version} if version else {})}), path
+    )
     with pytest.raises(RecordsError, match=f"record version {version}"):
         read_run(path)
 

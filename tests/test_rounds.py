@@ -48,7 +48,7 @@ def test_one_full_step_of_fedavg_is_gradient_descent_on_all_rows(model: str) -> 
     F.cross_entropy(module(x), y).backward()
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter -= 0.1 * parameter.grad
+            parameter.sub_(0.1 * parameter.grad)
     np.testing.assert_allclose(found, Layout(module).read(), rtol=1e-5, atol=1e-6)
 
 
@@ -76,7 +76,9 @@ def test_batch_statistics_are_plain_means_that_no_server_step_touches() -> None:
     pairs = list(federate(federation(partial(FULL, Normed), SHARDS, strategy, rounds=3)))
     weights = [len(one.train) for one in SHARDS.values()]
     means = np.average([one.train.features.astype(np.float64).mean(0) for one in SHARDS.values()], 0, weights)
-    variances = np.average([one.train.features.astype(np.float64).var(0, ddof=1) for one in SHARDS.values()], 0, weights)
+    variances = np.average(
+        [one.train.features.astype(np.float64).var(0, ddof=1) for one in SHARDS.values()], 0, weights
+    )
     mean, variance = np.zeros(5), np.ones(5)
     for state, _ in pairs:
         mean, variance = 0.9 * mean + 0.1 * means, 0.9 * variance + 0.1 * variances
@@ -181,7 +183,8 @@ def test_owners_beyond_their_deadline_are_dropped_by_fedavg_and_used_by_fedprox(
 def _bad(name: str, payload: Any) -> Any:
     """A cohort in which one owner's sealed payload is something else."""
     return partial(
-        Meddling, meddle=lambda answers: [changed(a, payload=payload(a.payload)) if a.owner == name else a for a in answers]
+        Meddling,
+        meddle=lambda answers: [changed(a, payload=payload(a.payload)) if a.owner == name else a for a in answers],
     )
 
 
@@ -216,7 +219,10 @@ def test_a_bad_update_is_counted_and_never_averaged(payload: Any) -> None:
 
 
 def test_an_owner_whose_training_diverges_is_rejected_by_its_own_sealer() -> None:
-    hot = {**SHARDS, "b": Shard(replace(SHARDS["b"].train, features=SHARDS["b"].train.features * 1e30), SHARDS["b"].holdout)}
+    hot = {
+        **SHARDS,
+        "b": Shard(replace(SHARDS["b"].train, features=SHARDS["b"].train.features * 1e30), SHARDS["b"].holdout),
+    }
     found, (record,) = _run(federation(torch_task, hot))
     without, _ = _run(federation(torch_task, {name: SHARDS[name] for name in ("a", "c")}))
     assert sha256(found) == sha256(without)

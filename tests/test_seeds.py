@@ -33,7 +33,9 @@ def test_a_draw_is_a_function_of_seed_and_key(seed: int, key: tuple[str | int, .
 
 @settings(deadline=None, max_examples=60)
 @given(one=st.tuples(st.integers(0, 3), KEYS), other=st.tuples(st.integers(0, 3), KEYS))
-def test_different_keys_differ(one: tuple[int, tuple[str | int, ...]], other: tuple[int, tuple[str | int, ...]]) -> None:
+def test_different_keys_differ(
+    one: tuple[int, tuple[str | int, ...]], other: tuple[int, tuple[str | int, ...]]
+) -> None:
     same = one == other
     assert (seeds.integer(one[0], *one[1]) == seeds.integer(other[0], *other[1])) is same
     assert (seeds.generator(one[0], *one[1]).random() == seeds.generator(other[0], *other[1]).random()) is same
@@ -50,16 +52,18 @@ def test_draws_over_keys_are_uniform() -> None:
 
 
 def test_no_generator_of_the_process_is_touched() -> None:
-    before = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
     seeds.generator(1, "a").normal(size=10)
     seeds.integer(1, "a")
-    after = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # noqa: NPY002
+    after = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
 
 
 def test_another_process_draws_the_same(tmp_path: Path) -> None:
-    code = "from fedray import seeds; print(seeds.integer(5, 'train', 3, 'ä'), seeds.generator(5, 'cohort', 3).random())"
+    code = (
+        "from fedray import seeds; print(seeds.integer(5, 'train', 3, 'ä'), seeds.generator(5, 'cohort', 3).random())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, timeout=60
     )

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from toys import MODELS, make_module
 from torch import nn
+from toys import MODELS, make_module
 
 from fedray.errors import ModelError
 from fedray.vectors import Layout

@@ -26,8 +26,20 @@ from fedray.tasks.descent import Descent, ShuffledDescent
 from fedray.tasks.losses import accuracy, cross_entropy
 from fedray.tasks.modules import build_module
 from fedray.tasks.torch_task import TorchTask
-from fedray.values import Absent, Assignment, Examples, OwnerInfo, Part, RoundPlan, Schema, Sealed, Shard, Tally, Vector
-from fedray.values import Work
+from fedray.values import (
+    Absent,
+    Assignment,
+    Examples,
+    OwnerInfo,
+    Part,
+    RoundPlan,
+    Schema,
+    Sealed,
+    Shard,
+    Tally,
+    Vector,
+    Work,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,7 +75,9 @@ def plan(
     return RoundPlan(round, Work(amount, unit), mu, partial_work, weighting)
 
 
-def assignment(plan: RoundPlan, owner: str = "a", amount: int | None = None, deadline_s: float | None = None) -> Assignment:
+def assignment(
+    plan: RoundPlan, owner: str = "a", amount: int | None = None, deadline_s: float | None = None
+) -> Assignment:
     return Assignment(owner, plan, Work(amount or plan.work.amount, plan.work.unit), deadline_s)
 
 
@@ -138,9 +152,7 @@ def federation(
 class Meddling:
     """A cohort whose answers pass through a function before the server sees them."""
 
-    def __init__(
-        self, cohort: Any, meddle: Callable[[list[Sealed | Absent]], Iterable[Sealed | Absent]]
-    ) -> None:
+    def __init__(self, cohort: Any, meddle: Callable[[list[Sealed | Absent]], Iterable[Sealed | Absent]]) -> None:
         self._cohort = cohort
         self._meddle = meddle
 

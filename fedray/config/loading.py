@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fedray.config.experiment import Experiment
+from fedray.config.fields import reference_name
 from fedray.errors import ConfigError
 
 Raw = dict[str, Any]
@@ -58,7 +59,10 @@ def parse_overrides(assignments: Iterable[str]) -> Raw:
 
 
 def override(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> Raw:
-    """A copy of ``raw`` with dotted keys set. A shorthand on the way is expanded: ``fedprox`` to ``{name: fedprox}``.
+    """A copy of ``raw`` with dotted keys set.
+
+    A shorthand on the way is expanded (``fedprox`` to ``{name: fedprox}``), and a section that is not there starts as
+    the default one: ``train.optimizer.lr`` alone is the learning rate of SGD.
 
     Raises:
         ConfigError: a key leads through a value that has no parts.
@@ -66,9 +70,11 @@ def override(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> Raw:
     result: Raw = _copy(raw)
     for dotted, value in overrides.items():
         *path, last = dotted.split(".")
-        node = result
+        node: Raw = result
+        default: Any = Experiment()
         for part in path:
-            child = node.get(part, {})
+            default = getattr(default, part, None)
+            child = node.get(part, {"name": default.name} if hasattr(default, "name") else {})
             if isinstance(child, str):
                 child = {"name": child}
             if not isinstance(child, dict):
@@ -132,6 +138,17 @@ def as_raw(experiment: Experiment) -> Raw:
     return dump(experiment)
 
 
+def plain(value: Any) -> Any:
+    """A raw value as YAML can hold it: callables by their import path, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if callable(value):
+        return reference_name(value)
+    return str(value) if isinstance(value, pathlib.Path) else value
+
+
 def as_yaml(experiment: Experiment) -> str:
     """The whole experiment, defaults included, as YAML; callables by their import path."""
     text: str = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
@@ -159,6 +176,8 @@ def _describe(item: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
         close = difflib.get_close_matches(path[-1], _known_keys(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return f"{where}: unknown key{hint}"
+    if item["type"] == "union_tag_not_found":
+        return f"{where}: 'name' is missing, which says what kind it is; found {_shortened(item['input'])}"
     if item["type"] == "missing":
         return f"{where}: {item['loc'][-1]!r} is missing"
     if item["type"] == "value_error":

@@ -93,7 +93,11 @@ def test_the_demo_is_valid() -> None:
 def test_a_bare_name_stands_for_its_section() -> None:
     short = validated({"strategy": "fedprox", "data": {"name": "digits", "split": "iid"}, "privacy": "none"})
     long = validated(
-        {"strategy": {"name": "fedprox"}, "data": {"name": "digits", "split": {"name": "iid"}}, "privacy": {"name": "none"}}
+        {
+            "strategy": {"name": "fedprox"},
+            "data": {"name": "digits", "split": {"name": "iid"}},
+            "privacy": {"name": "none"},
+        }
     )
     assert short == long
 

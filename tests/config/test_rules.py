@@ -26,7 +26,11 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("no name", {"strategy": {"mu": 1.0}}, ["strategy: ", "'name'"]),
     ("missing key", {"cohort": "fixed"}, ["cohort: 'size' is missing"]),
     ("negative mu", {"strategy": {"name": "fedprox", "mu": -0.1}}, ["strategy.mu: ", "found -0.1"]),
-    ("no epsilon left", {"data": {"name": "digits"}, "privacy": {"name": "example", "epsilon": 0}}, ["privacy.epsilon: "]),
+    (
+        "no epsilon left",
+        {"data": {"name": "digits"}, "privacy": {"name": "example", "epsilon": 0}},
+        ["privacy.epsilon: "],
+    ),
     ("negative epsilon", {"privacy": {"name": "example", "epsilon": -1.0}}, ["privacy.epsilon: ", "found -1.0"]),
     (
         "two measures of noise",
@@ -46,7 +50,11 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
         {"data": "breast_cancer", "privacy": PRIVATE},
         ["data.scaling is 'owner'", "privacy"],
     ),
-    ("training metrics under privacy", {"privacy": PRIVATE, "evaluation": {"train": True}}, ["evaluation.train", "privacy"]),
+    (
+        "training metrics under privacy",
+        {"privacy": PRIVATE, "evaluation": {"train": True}},
+        ["evaluation.train", "privacy"],
+    ),
     ("a task under privacy", {"privacy": PRIVATE, "task": "a:B"}, ["task", "privacy"]),
     ("a task beside a model", {"task": "a:B", "model": {"name": "mlp", "hidden": [3]}}, ["task", "model"]),
     ("a task that is no path", {"task": "nothing"}, ["task: ", "package.module:name"]),

@@ -137,7 +137,11 @@ GRIDS: dict[str, Any] = {
 @settings(deadline=None, max_examples=15)
 @given(data=st.data(), keys=st.lists(st.sampled_from(sorted(GRIDS)), unique=True, max_size=4))
 def test_points_are_the_product_of_all_grids(data: st.DataObject, keys: list[str]) -> None:
-    raw: dict[str, Any] = {"model": {"name": "mlp"}, "data": {"name": "digits"}, "train": {"optimizer": {"name": "sgd"}}}
+    raw: dict[str, Any] = {
+        "model": {"name": "mlp"},
+        "data": {"name": "digits"},
+        "train": {"optimizer": {"name": "sgd"}},
+    }
     drawn = {key: data.draw(st.lists(GRIDS[key], min_size=1, max_size=3)) for key in keys}
     space = separate(override(raw, drawn))
     points = list(space.points())

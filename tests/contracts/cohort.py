@@ -83,9 +83,7 @@ class CohortContract:
         assert (answer.owner, answer.outcome) == ("b", "rejected")
 
     @pytest.mark.parametrize("part", ["train", "holdout"])
-    def test_everyone_is_evaluated_on_its_own_rows(
-        self, cohort: Cohort, alone: Mapping[str, Owner], part: str
-    ) -> None:
+    def test_everyone_is_evaluated_on_its_own_rows(self, cohort: Cohort, alone: Mapping[str, Owner], part: str) -> None:
         found = dict(cohort.evaluate(VECTOR, part))
         assert found == {name: owner.evaluate(VECTOR, part) for name, owner in alone.items()}
 

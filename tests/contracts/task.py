@@ -69,13 +69,13 @@ class TaskContract:
         vector.flags.writeable = False
         before = vector.copy(), case.shard.train.features.copy(), case.shard.train.targets.copy()
         torch.set_num_threads(2)
-        generators = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+        generators = torch.get_rng_state(), np.random.get_state()[1].copy()
         task.train(vector, ASKED, case.shard, 7)
         task.evaluate(vector, case.shard.holdout)
         after = vector, case.shard.train.features, case.shard.train.targets
         assert all(np.array_equal(x, y) for x, y in zip(before, after, strict=True))
         assert torch.equal(generators[0], torch.get_rng_state())
-        assert np.array_equal(generators[1], np.random.get_state()[1])  # noqa: NPY002
+        assert np.array_equal(generators[1], np.random.get_state()[1])
         assert torch.get_num_threads() == 2
         torch.set_num_threads(1)
 

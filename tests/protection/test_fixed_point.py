@@ -19,7 +19,10 @@ from fedray.protection.plain import PlainCombiner, PlainOpener, PlainProtection
 from fedray.values import Sealed, Update
 
 N = 3
-DELTAS = arrays.arrays(np.float32, N, elements=st.floats(-DELTA_BOUND, DELTA_BOUND, width=32))
+SMALL = 2.0**-16
+"""Below about 2**-4 a float32 has bits beyond the fixed point, so that rounding matters."""
+VALUES = st.one_of(st.floats(-DELTA_BOUND, DELTA_BOUND, width=32), st.floats(-SMALL, SMALL, width=32))
+DELTAS = arrays.arrays(np.float32, N, elements=VALUES, fill=st.nothing())
 UPDATES = st.lists(st.tuples(DELTAS, st.integers(1, 10_000)), min_size=1, max_size=6)
 
 
@@ -90,7 +93,9 @@ def test_whatever_is_sent_the_sum_is_that_of_what_was_taken(payloads: list[Any])
     assert combiner.combined.tolist() == expected
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.nextafter(np.float32(DELTA_BOUND), np.float32(2**20)), 3e38])
+@pytest.mark.parametrize(
+    "value", [np.nan, np.inf, -np.inf, np.nextafter(np.float32(DELTA_BOUND), np.float32(2**20)), 3e38]
+)
 def test_an_update_beyond_reason_is_refused(value: float) -> None:
     with pytest.raises(UpdateRefused):
         fixed_point.encode(Update(np.array([0, value, 0], dtype=np.float32), 1, 1, True))

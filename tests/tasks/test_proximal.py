@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from toys import MODELS, assignment, examples, make_module, plan, shard, study, torch_task
 from torch import nn
+from toys import MODELS, assignment, examples, make_module, plan, shard, study, torch_task
 
+from fedray.config.learning import Logistic
 from fedray.tasks.descent import ShuffledDescent
 from fedray.tasks.losses import cross_entropy
 from fedray.tasks.modules import build_module
 from fedray.tasks.proximal import pull_to_start
 from fedray.tasks.torch_task import TorchTask
-from fedray.config.learning import Logistic
 from fedray.values import Schema, Shard
 from fedray.vectors import Layout
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import IMAGE, MODELS, TABLE, assignment, examples, make_module, plan, shard, torch_task
 from torch import Tensor, nn
+from toys import IMAGE, MODELS, TABLE, assignment, examples, make_module, plan, shard, torch_task
 
 from fedray.config import learning as config
 from fedray.errors import ModelError
@@ -50,7 +50,7 @@ def test_every_epoch_sees_every_row_once_in_another_order(n: int, batch: int, ep
     per_epoch = len(range(0, n, batch))
     assert update.n_steps == len(seen) == epochs * per_epoch == count_steps(Work(epochs, "epochs"), n, batch)
     for start in range(0, len(seen), per_epoch):
-        flat = sum(seen[start : start + per_epoch], [])
+        flat = [value for batch_seen in seen[start : start + per_epoch] for value in batch_seen]
         assert Counter(flat) == Counter(rows.train.features[:, 0].tolist())
     assert {len(one) for one in seen} <= {min(batch, n), n % batch}
 
