@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -36,12 +37,14 @@ class RayCohort:
     def __init__(self, openers: Mapping[str, Callable[[], Owner]], experiment: Experiment, cpus: float) -> None:
         names = sorted(openers)
         share = owner_cpus(experiment, len(names), cpus)
+        self._at_once = len(names) if share >= 1 or experiment.resources.owner_cpus != "auto" else max(1, int(cpus))
         self._deadline_s = experiment.deadline_s
         self._actors: dict[str, Any] = {
             name: RemoteOwner.options(**owner_options(experiment, name, share)).remote(openers[name]) for name in names
         }
         try:
             self._infos = self._join(experiment.resources.start_timeout_s)
+            self._n_train = {info.name: info.n_train for info in self._infos}
         except BaseException:
             self.close()
             raise
@@ -51,21 +54,27 @@ class RayCohort:
         return self._infos
 
     def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
-        """Ask all at once; yield in the order of arrival. Calls that a lost actor left are not repeated."""
+        """Ask as many at once as there are processors, most rows first; yield in the order of arrival.
+
+        Calls that a lost actor left are not repeated.
+        """
         shared = ray.put(vector)
-        pending = {
-            self._actors[assignment.owner].train.remote(shared, assignment): assignment for assignment in assignments
-        }
-        stops_at = None if self._deadline_s is None else time.monotonic() + self._deadline_s + _GRACE_S
-        while pending:
-            left = None if stops_at is None else max(0.0, stops_at - time.monotonic())
-            done, _ = ray.wait(list(pending), timeout=left)
-            if not done:
-                break
+        waiting = sorted(assignments, key=lambda assignment: self._n_train[assignment.owner])
+        running: dict[Any, tuple[Assignment, float]] = {}
+        while waiting or running:
+            while waiting and len(running) < self._at_once:
+                assignment = waiting.pop()
+                ref = self._actors[assignment.owner].train.remote(shared, assignment)
+                running[ref] = (assignment, time.monotonic() + (self._deadline_s or math.inf) + _GRACE_S)
+            patience = max(0.0, min(expires for _, expires in running.values()) - time.monotonic())
+            done, _ = ray.wait(list(running), timeout=None if math.isinf(patience) else patience)
             for ref in done:
-                yield _answer(ref, pending.pop(ref))
-        for assignment in pending.values():
-            yield _gone(assignment, f"no answer within {self._deadline_s:g} s and {_GRACE_S:g} s of grace")
+                assignment, _ = running.pop(ref)
+                yield _answer(ref, assignment)
+            for ref, (assignment, expires) in list(running.items()):
+                if expires <= time.monotonic():
+                    del running[ref]
+                    yield _gone(assignment, f"no answer within {self._deadline_s:g} s and {_GRACE_S:g} s of grace")
 
     def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
         shared = ray.put(vector)

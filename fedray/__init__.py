@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedray.config import Experiment, load
     from fedray.data import write_shards
     from fedray.running import Run, load_model, run
+    from fedray.tune import Comparison, compare
     from fedray.values import RoundRecord
 
 _HOMES = {
@@ -27,10 +28,12 @@ _HOMES = {
     "Run": "fedray.running",
     "run": "fedray.running",
     "load_model": "fedray.running",
+    "compare": "fedray.tune",
+    "Comparison": "fedray.tune",
     "RoundRecord": "fedray.values",
 }
 
-__all__ = ["Experiment", "RoundRecord", "Run", "load", "load_model", "run", "write_shards"]
+__all__ = ["Comparison", "Experiment", "RoundRecord", "Run", "compare", "load", "load_model", "run", "write_shards"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The reference of every configuration key, from the JSON schema that ``fedray schema`` prints. See ``scripts/docs``."""
+"""The reference of every configuration key, from the JSON schema that ``fedray schema`` prints (``scripts/docs``)."""
 
 from __future__ import annotations
 

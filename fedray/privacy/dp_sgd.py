@@ -175,12 +175,15 @@ def make_private(module: nn.Module) -> nn.Module:
 
 
 def check_private(module: nn.Module, schema: Schema) -> None:
-    """Take per-example gradients of two rows of zeros.
+    """Take per-example gradients of two rows, zeros and ones (tokens: zeros).
 
     Raises:
-        ModelError: Opacus cannot treat the module.
+        ModelError: Opacus cannot treat the module, or it keeps statistics of rows, which no noise would cover.
     """
     features = torch.zeros((2, *schema.feature_shape), dtype=getattr(torch, schema.feature_dtype))
+    if features.is_floating_point():
+        features[1] = 1
+    before = {name: buffer.clone() for name, buffer in module.named_buffers() if buffer.is_floating_point()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -193,6 +196,12 @@ def check_private(module: nn.Module, schema: Schema) -> None:
         if parameter.requires_grad and getattr(parameter, "grad_sample", None) is None
     ]:
         raise _untreatable(f"no per-example gradient for {', '.join(missing)}")
+    if moved := [name for name, buffer in module.named_buffers() if not torch.equal(before.get(name, buffer), buffer)]:
+        raise ModelError(
+            f"a model that changes its buffers {', '.join(moved)} in training, under example-level privacy",
+            "buffers that stay: they would be released without noise",
+            "leave such statistics out, or make them constants",
+        )
 
 
 def _untreatable(detail: str) -> ModelError:

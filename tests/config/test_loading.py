@@ -144,7 +144,7 @@ def test_overrides_reach_into_shorthand_and_into_sections_that_are_not_there() -
     assert changed == {
         "strategy": {"name": "fedprox", "mu": 0.5},
         "data": {"name": "digits", "owners": 5},
-        "train": {"optimizer": {"lr": 0.2}},
+        "train": {"optimizer": {"name": "sgd", "lr": 0.2}},
         "rounds": 2,
     }
     assert raw == {"strategy": "fedprox", "data": {"name": "digits", "owners": 4}}

@@ -20,11 +20,8 @@ from fedray.tune import compare
 
 def test_concurrent_trials_neither_deadlock_nor_starve_on_one_cpu(tmp_path: Path) -> None:
     with own_ray(1):
-        result = compare(
-            Experiment(name="cmp", data={"name": "digits", "owners": 3}, model="logistic"),
-            {"seed": [0, 1, 2], "rounds": [2]},
-            tmp_path / "out",
-        )
+        experiment = Experiment(name="cmp", data={"name": "digits", "owners": 3}, model="logistic")
+        result = compare(experiment, {"seed": [0, 1, 2], "rounds": [2]}, tmp_path / "out")
     assert [len(run.rounds) for run in result.runs] == [2, 2, 2]
 
 
