@@ -175,15 +175,47 @@ def make_private(module: nn.Module) -> nn.Module:
 
 
 def check_private(module: nn.Module, schema: Schema) -> None:
-    """Take per-example gradients of two rows, zeros and ones (tokens: zeros).
+    """Try the module on two unlike rows (tokens: zeros), as far as that can show that it treats each by itself.
 
     Raises:
-        ModelError: Opacus cannot treat the module, or it keeps statistics of rows, which no noise would cover.
+        ModelError: Opacus cannot take its gradients, it mixes rows, or it keeps statistics of them.
     """
     features = torch.zeros((2, *schema.feature_shape), dtype=getattr(torch, schema.feature_dtype))
     if features.is_floating_point():
         features[1] = 1
-    before = {name: buffer.clone() for name, buffer in module.named_buffers() if buffer.is_floating_point()}
+    _require_rows_apart(module, features)
+    _require_still_buffers(module, features)
+    _require_gradients(module, features)
+
+
+@torch.no_grad()
+def _require_rows_apart(module: nn.Module, features: Tensor) -> None:
+    """A row alone must give what it gives in a batch; cannot be told for modules that draw at random (dropout)."""
+    try:
+        together, again, alone = module(features), module(features), module(features[:1])
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise _untreatable(str(error)) from error
+    if torch.equal(together, again) and not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-5):
+        raise ModelError(
+            "a model whose output for a row depends on the other rows of the batch, under example-level privacy",
+            "layers that treat every row by itself, so that one row's share of the gradient can be bounded",
+            "take out what mixes rows, such as a mean over the batch",
+        )
+
+
+@torch.no_grad()
+def _require_still_buffers(module: nn.Module, features: Tensor) -> None:
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    module(features)
+    if moved := [name for name, buffer in module.named_buffers() if not torch.equal(before[name], buffer)]:
+        raise ModelError(
+            f"a model that changes its buffers {', '.join(moved)} in training, under example-level privacy",
+            "buffers that stay: they would be released without noise",
+            "leave such statistics out, or make them constants",
+        )
+
+
+def _require_gradients(module: nn.Module, features: Tensor) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -196,12 +228,6 @@ def check_private(module: nn.Module, schema: Schema) -> None:
         if parameter.requires_grad and getattr(parameter, "grad_sample", None) is None
     ]:
         raise _untreatable(f"no per-example gradient for {', '.join(missing)}")
-    if moved := [name for name, buffer in module.named_buffers() if not torch.equal(before.get(name, buffer), buffer)]:
-        raise ModelError(
-            f"a model that changes its buffers {', '.join(moved)} in training, under example-level privacy",
-            "buffers that stay: they would be released without noise",
-            "leave such statistics out, or make them constants",
-        )
 
 
 def _untreatable(detail: str) -> ModelError:

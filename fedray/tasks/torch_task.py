@@ -6,6 +6,7 @@ it gives the same bits in any process, on any number of workers.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -75,7 +76,6 @@ class TorchTask:
         Raises:
             BudgetExhausted: the descent is private and the work would overspend.
         """
-        stops_at = time.monotonic() + (assignment.deadline_s or float("inf"))
         with _own_randomness(seed, self._device):
             self._layout.write(vector)
             self._module.train()
@@ -83,6 +83,7 @@ class TorchTask:
             pull_to_start(optimizer, list(self._module.parameters()), assignment.plan.proximal_mu)
             features, targets = self._tensors(shard.train)
             steps = self._descent.begin(self._module, optimizer, features, targets, assignment, seed)
+            stops_at = time.monotonic() + (assignment.deadline_s or math.inf)
             n_taken = 0
             for batch_features, batch_targets in steps.batches:
                 if time.monotonic() > stops_at:
