@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import ray
 
-from fedray.rounds import Federation, ServerState, federate, initial_state
+from fedray.rounds import Federation, Server
 from fedray.values import OwnerInfo, RoundRecord, Vector
 
 
@@ -20,8 +20,7 @@ class ServerActor:
 
     def __init__(self, open_federation: Callable[[], Federation]) -> None:
         self._open_federation = open_federation
-        self._rounds: Iterator[tuple[ServerState, RoundRecord]] = iter(())
-        self._state: ServerState | None = None
+        self._server: Server | None = None
 
     def start(self) -> list[OwnerInfo]:
         """Open the federation; returns its owners.
@@ -29,10 +28,8 @@ class ServerActor:
         Raises:
             FedrayError: a part could not be opened.
         """
-        federation = self._open_federation()
-        self._state = initial_state(federation)
-        self._rounds = federate(federation, self._state)
-        return list(federation.cohort.owners)
+        self._server = Server(self._open_federation())
+        return list(self._server.federation.cohort.owners)
 
     def advance(self) -> RoundRecord | None:
         """Run one round; None when the experiment is over.
@@ -40,16 +37,16 @@ class ServerActor:
         Raises:
             RunError: no owner answers any more.
         """
-        after = next(self._rounds, None)
-        if after is None:
-            return None
-        self._state, record = after
-        return record
+        return self._started.advance()
 
     def vector(self) -> Vector:
         """The global model, shape ``(n_values,)``."""
-        assert self._state is not None
-        return self._state.vector
+        return self._started.vector
+
+    @property
+    def _started(self) -> Server:
+        assert self._server is not None, "start comes first"
+        return self._server
 
 
 RemoteServer: Any = ray.remote(ServerActor)

@@ -103,6 +103,32 @@ def federate(federation: Federation, state: ServerState | None = None) -> Iterat
         yield state, record
 
 
+class Server:
+    """A federation whose rounds run one at a time, as they are asked for."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self._state = initial_state(federation)
+        self._rounds = federate(federation, self._state)
+
+    @property
+    def vector(self) -> Vector:
+        """The global model, shape ``(n_values,)``."""
+        return self._state.vector
+
+    def advance(self) -> RoundRecord | None:
+        """Run one round; None when the experiment is over.
+
+        Raises:
+            RunError: no owner answers any more.
+        """
+        after = next(self._rounds, None)
+        if after is None:
+            return None
+        self._state, record = after
+        return record
+
+
 def one_round(federation: Federation, state: ServerState) -> tuple[ServerState, RoundRecord]:
     """The state after one more round, and the round's record.
 

@@ -17,13 +17,13 @@ from fedray.config import Experiment, as_yaml
 from fedray.errors import RunDirectoryError
 from fedray.owners import InProcessCohort
 from fedray.records import RecordWriter, Status
-from fedray.rounds import federate, initial_state
+from fedray.rounds import Server
 from fedray.values import RoundRecord, Vector
 
 MODEL = "model.safetensors"
 
 
-class Server(Protocol):
+class Federating(Protocol):
     """A federation that has started, wherever it runs."""
 
     def advance(self) -> RoundRecord | None:
@@ -40,19 +40,13 @@ class InProcessServer:
     """Server and owners in this process."""
 
     def __init__(self, experiment: Experiment, state_dir: Path) -> None:
-        federation = open_federation(experiment, InProcessCohort, state_dir)
-        self._state = initial_state(federation)
-        self._rounds = federate(federation, self._state)
+        self._server = Server(open_federation(experiment, InProcessCohort, state_dir))
 
     def advance(self) -> RoundRecord | None:
-        after = next(self._rounds, None)
-        if after is None:
-            return None
-        self._state, record = after
-        return record
+        return self._server.advance()
 
     def vector(self) -> Vector:
-        return self._state.vector
+        return self._server.vector
 
     def close(self) -> None:
         """Nothing to let go."""
@@ -68,7 +62,7 @@ class Run:
         directory: where records and model are written.
     """
 
-    def __init__(self, experiment: Experiment, directory: Path, open_server: Callable[[ExitStack], Server]) -> None:
+    def __init__(self, experiment: Experiment, directory: Path, open_server: Callable[[ExitStack], Federating]) -> None:
         self.experiment = experiment
         self.directory = directory
         self._open_server = open_server
@@ -119,7 +113,7 @@ def run(
     check(experiment)
     target = new_directory(directory, experiment.name)
 
-    def open_server(stack: ExitStack) -> Server:
+    def open_server(stack: ExitStack) -> Federating:
         if in_process:
             return InProcessServer(experiment, target / "owners")
         from fedray.actors.session import RayServer, ray_session

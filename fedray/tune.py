@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,13 @@ _SPACE = "compare.yaml"
 
 Watch = Callable[[str, Mapping[str, Any], Mapping[str, Any] | None], None]
 """Called with a trial's name, its settings and its newest round's figures; these are None when the trial has ended."""
+
+
+def _nobody(trial: str, settings: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
+    """Watches nothing."""
+
+
+_watching: ContextVar[Watch] = ContextVar("watching", default=_nobody)
 
 
 @dataclass(frozen=True)
@@ -93,9 +101,11 @@ def compare(
         for point in experiments:
             names = data.owner_names(point.data)
             require(point, names, owner_cpus(point, len(names), 1.0))
-        tuner = _restored(target, found) if resume else _tuner(target, found, experiments[0], watch)
+        tuner = _restored(target, found) if resume else _tuner(target, found, experiments[0])
         if not resume:
             (target / _SPACE).write_text(yaml.safe_dump(plain(_described(found)), sort_keys=False))
+        token = _watching.set(watch or _nobody)
+        stack.callback(_watching.reset, token)
         results = tuner.fit()
         return _collected(target, results)
 
@@ -169,7 +179,7 @@ def _bundles(config: dict[str, Any], *, space: Space) -> tune.PlacementGroupFact
     return tune.PlacementGroupFactory([server, *owners])
 
 
-def _tuner(target: Path, space: Space, example: Experiment, watch: Watch | None) -> tune.Tuner:
+def _tuner(target: Path, space: Space, example: Experiment) -> tune.Tuner:
     search = example.search
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # not every round is evaluated
@@ -193,7 +203,7 @@ def _tuner(target: Path, space: Space, example: Experiment, watch: Watch | None)
             name=_TUNE,
             storage_path=str(target.absolute()),
             verbose=0,
-            callbacks=[_Watcher(watch)] if watch else None,
+            callbacks=[_Watcher()],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         ),
     )
@@ -269,22 +279,16 @@ def _searcher(space: Space, example: Experiment) -> Any:
 
 
 class _Watcher(tune.Callback):
-    """Hands each trial's newest round to the caller's function, which stays out of Tune's saved state."""
-
-    def __init__(self, watch: Watch | None) -> None:
-        self._watch: Watch = watch or (lambda *_: None)
-
-    def __reduce__(self) -> tuple[type[_Watcher], tuple[None]]:
-        return _Watcher, (None,)
+    """Hands each trial's newest round to whoever watches; holds nothing, so that Tune can save and restore it."""
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        self._watch(trial.trial_id, trial.config, result)
+        _watching.get()(trial.trial_id, trial.config, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._watch(trial.trial_id, trial.config, None)
+        _watching.get()(trial.trial_id, trial.config, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._watch(trial.trial_id, trial.config, None)
+        _watching.get()(trial.trial_id, trial.config, None)
 
 
 def _collected(target: Path, results: tune.ResultGrid) -> Comparison:

@@ -109,12 +109,12 @@ def curve(folder: Path, out: Path) -> Path:
         model={"name": "logistic", "zero_init": True},
         loss="binary_cross_entropy",
         metrics=["binary_accuracy"],
-        train={"batch_size": 32, "epochs": 2, "optimizer": {"name": "sgd", "lr": 0.5}},
+        train={"batch_size": 64, "epochs": 1, "optimizer": {"name": "sgd", "lr": 0.2}},
         evaluation={"every": 5},
     )
     space = {
         "strategy": ["fedavg", {"name": "fedprox", "mu": 0.1}],
-        "privacy": ["none", *({"name": "example", "epsilon": e, "delta": 1e-3} for e in (0.5, 1, 2, 4, 8))],
+        "privacy": ["none", *({"name": "example", "epsilon": e, "delta": 1e-3} for e in (0.1, 0.3, 1, 3, 10))],
         "seed": list(SEEDS),
     }
     result = compare(experiment, space, out / "curve")
