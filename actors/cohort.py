@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from fedray.actors.owner import RemoteOwner
 from fedray.actors.resources import owner_cpus, owner_options
@@ -77,15 +77,18 @@ class RayCohort:
                     yield _gone(assignment, f"no answer within {self._deadline_s:g} s and {_GRACE_S:g} s of grace")
 
     def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
+        """Tallies of the owners that answer; one that is busy past the deadline, dead or failing is left out."""
         shared = ray.put(vector)
         refs = {actor.evaluate.remote(shared, part): name for name, actor in self._actors.items()}
-        for ref, name in refs.items():
+        patience = None if self._deadline_s is None else self._deadline_s + _GRACE_S
+        done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=patience)
+        for ref in done:
             try:
                 tally = ray.get(ref)
             except RayError:
                 continue
             if isinstance(tally, Tally):
-                yield name, tally
+                yield refs[ref], tally
 
     def close(self) -> None:
         for actor in self._actors.values():
@@ -93,22 +96,22 @@ class RayCohort:
         self._actors = {}
 
     def _join(self, timeout_s: float) -> list[OwnerInfo]:
-        refs = {name: actor.join.remote() for name, actor in self._actors.items()}
-        try:
-            return [_unwrapped(ref, timeout_s) for ref in refs.values()]
-        except GetTimeoutError:
-            done, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=0)
-            late = sorted(name for name, ref in refs.items() if ref not in done)
+        refs = {actor.join.remote(): name for name, actor in self._actors.items()}
+        done, late = ray.wait(list(refs), num_returns=len(refs), timeout=timeout_s)
+        infos = [_unwrapped(ref) for ref in done]
+        if late:
+            names = ", ".join(sorted(refs[ref] for ref in late)[:5])
             raise ResourcesError(
-                f"{len(late)} of {len(refs)} owners did not start within {timeout_s:g} s: {', '.join(late[:5])}",
+                f"{len(late)} of {len(refs)} owners did not start within {timeout_s:g} s: {names}",
                 "all owners started",
                 "raise resources.start_timeout_s, or free what other work on the cluster holds",
-            ) from None
+            )
+        return sorted(infos, key=lambda info: info.name)
 
 
-def _unwrapped(ref: ray.ObjectRef[OwnerInfo], timeout_s: float) -> OwnerInfo:
+def _unwrapped(ref: ray.ObjectRef[OwnerInfo]) -> OwnerInfo:
     try:
-        info: OwnerInfo = ray.get(ref, timeout=timeout_s)
+        info: OwnerInfo = ray.get(ref)
         return info
     except RayTaskError as error:
         if isinstance(error.cause, FedrayError):

@@ -1,7 +1,7 @@
 """The actor that carries one data owner.
 
-Its rows are opened inside it, on its node. What it returns are ``OwnerInfo``, ``Sealed``, ``Absent`` and ``Tally``:
-none can hold a row. An exception's text could, so only its type and place leave the actor.
+Its rows are opened inside it, on its node. What it returns are ``OwnerInfo``, ``Sealed``, ``Absent``, ``Tally`` or
+the place of a failure: none can hold a row. An exception's text could, so only its type and place leave the actor.
 """
 
 from __future__ import annotations

@@ -26,8 +26,7 @@ def owner_cpus(experiment: Experiment, n_owners: int, cpus: float) -> float:
 def owner_demand(experiment: Experiment, name: str, cpus: float) -> Demand:
     """Resources of one owner's actor, as Ray names them."""
     place = experiment.placement.get(name, Placement())
-    gpus = experiment.resources.owner_gpus if place.gpus is None else place.gpus
-    demand = {"CPU": place.cpus or cpus, "GPU": gpus, **place.resources}
+    demand = {"CPU": place.cpus or cpus, "GPU": experiment.gpus_of(name), **place.resources}
     return {key: value for key, value in demand.items() if value}
 
 

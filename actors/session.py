@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -37,17 +38,42 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _require_reachable(address)
     local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except ConnectionError as error:
-        raise ResourcesError(
-            f"no Ray cluster answers at {address}", "a running cluster", "check --address or RAY_ADDRESS"
-        ) from error
+        raise _nobody_at(address) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+        ResourcesError: nothing listens there, or it is a Ray client address.
+    """
+    if address.startswith("ray://"):
+        raise ResourcesError(
+            f"a Ray client address: {address}",
+            "HOST:PORT of the cluster's head, or auto on one of its nodes",
+            "run fedray on a node of the cluster, e.g. by `ray job submit`",
+        )
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise _nobody_at(address) from error
+
+
+def _nobody_at(address: str | None) -> ResourcesError:
+    return ResourcesError(f"no Ray cluster answers at {address}", "a running cluster", "check --address or RAY_ADDRESS")
 
 
 def ray_cohort(experiment: Experiment, cpus: float) -> OpensCohort:

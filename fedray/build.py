@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from torch import nn
@@ -82,11 +83,15 @@ def open_owner(experiment: Experiment, name: str, n_rounds: int, state_dir: Path
     schema = data.schema_of(experiment.data)
     shard = data.open_shard(experiment.data, name)
     _require_schema(name, shard, schema)
-    sealer = make_protection(experiment, _any_task(experiment, schema)).sealer(name)
+    device = "cuda" if experiment.gpus_of(name) and torch.cuda.is_available() else "cpu"
+    task, account = _any_task(experiment, schema, device), None
+    sealer = make_protection(experiment, task).sealer(name)
     if isinstance(experiment.privacy, config.ExamplePrivacy):
         descent, account = _private(experiment, experiment.privacy, name, shard, n_rounds, state_dir)
-        return Owner(name, shard, make_task(experiment, schema, descent), sealer, experiment.seed, account)
-    return Owner(name, shard, _any_task(experiment, schema), sealer, experiment.seed)
+        task = make_task(experiment, schema, descent, device)
+    elif experiment.task is None:
+        _require_whole_batches(experiment, name, shard, schema)
+    return Owner(name, shard, task, sealer, experiment.seed, account)
 
 
 def open_federation(experiment: Experiment, open_cohort: OpensCohort, state_dir: Path) -> Federation:
@@ -97,7 +102,7 @@ def open_federation(experiment: Experiment, open_cohort: OpensCohort, state_dir:
     """
     names = data.owner_names(experiment.data)
     planned = planned_rounds(experiment.cohort, names, experiment.seed, experiment.rounds)
-    openers = {name: partial(open_owner, experiment, name, planned[name], state_dir / name) for name in names}
+    openers = {name: partial(open_owner, experiment, name, planned[name], state_dir / _folder(name)) for name in names}
     task = _any_task(experiment, data.schema_of(experiment.data))
     return Federation(
         experiment=experiment,
@@ -137,7 +142,7 @@ def _require_schema(name: str, shard: Shard, schema: Schema) -> None:
         )
 
 
-def make_task(experiment: Experiment, schema: Schema, descent: Descent) -> TorchTask:
+def make_task(experiment: Experiment, schema: Schema, descent: Descent, device: str = "cpu") -> TorchTask:
     """The task that model, loss, metrics and train describe."""
     return TorchTask(
         make_module=partial(_module, experiment, schema),
@@ -145,6 +150,7 @@ def make_task(experiment: Experiment, schema: Schema, descent: Descent) -> Torch
         metrics=_metrics(experiment),
         make_optimizer=_optimizer(experiment.train.optimizer),
         descent=descent,
+        device=device,
     )
 
 
@@ -165,11 +171,28 @@ def state_dict(experiment: Experiment, vector: Vector) -> dict[str, torch.Tensor
     return {name: tensor.clone().contiguous() for name, tensor in module.state_dict().items()}
 
 
-def _any_task(experiment: Experiment, schema: Schema) -> Task:
+def _any_task(experiment: Experiment, schema: Schema, device: str = "cpu") -> Task:
     if experiment.task is not None:
         task: Task = resolve(experiment.task)(schema)
         return task
-    return make_task(experiment, schema, ShuffledDescent(experiment.train.batch_size))
+    return make_task(experiment, schema, ShuffledDescent(experiment.train.batch_size), device)
+
+
+def _folder(name: str) -> str:
+    """An owner's name as the name of a folder, whatever it holds."""
+    return quote(name, safe="").replace(".", "%2E")
+
+
+def _require_whole_batches(experiment: Experiment, name: str, shard: Shard, schema: Schema) -> None:
+    n_rows, batch_size = len(shard.train), experiment.train.batch_size
+    if n_rows % batch_size != 1 and batch_size != 1:
+        return
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in _module(experiment, schema).modules()):
+        raise ModelError(
+            f"BatchNorm, and owner {name!r} whose {n_rows} training rows leave a batch of one",
+            "batches of at least two rows",
+            "take another train.batch_size, or GroupNorm",
+        )
 
 
 def _module(experiment: Experiment, schema: Schema) -> nn.Module:

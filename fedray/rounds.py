@@ -65,7 +65,7 @@ class ServerState:
         vector: the global model, shape ``(n_values,)``.
         strategy: the strategy's arrays.
         spent: what each owner has last said that it spent.
-        barren: rounds in a row without any update.
+        barren: rounds in a row in which every owner that was asked failed or was gone.
     """
 
     round: int
@@ -82,6 +82,7 @@ class _Collected:
     combiner: Combiner
     sealed: Mapping[str, Sealed]
     absent: Mapping[str, Absent]
+    n_reached: int
 
 
 def initial_state(federation: Federation) -> ServerState:
@@ -142,7 +143,7 @@ def one_round(federation: Federation, state: ServerState) -> tuple[ServerState, 
     cohort = cohort_of_round(experiment.cohort, names, experiment.seed, number)
     asked = assignments(plan, cohort, experiment.stragglers, experiment.deadline_s, experiment.seed)
 
-    collected = _collect(federation, state.vector, asked, clock)
+    collected = _collect(federation, state, asked, clock)
     vector, strategy = _step(federation, state, collected)
     clock.lap("step")
 
@@ -152,7 +153,7 @@ def one_round(federation: Federation, state: ServerState) -> tuple[ServerState, 
         round=number,
         vector=vector,
         strategy=strategy,
-        spent={**state.spent, **_spent(collected)},
+        spent=_spent(state, collected),
         barren=_barren(state, cohort, collected),
     )
     return after, RoundRecord(
@@ -166,14 +167,14 @@ def one_round(federation: Federation, state: ServerState) -> tuple[ServerState, 
         epsilon=max((spent.epsilon for spent in after.spent.values()), default=None),
         epsilon_rdp=max((spent.epsilon_rdp for spent in after.spent.values()), default=None),
         bytes_up=sum(sealed.payload.nbytes for sealed in collected.sealed.values()),
-        bytes_down=state.vector.nbytes * len(asked),
+        bytes_down=state.vector.nbytes * collected.n_reached,
         seconds=clock.seconds,
         owners=tuple(_owner_record(name, cohort, collected, after, tallies) for name in sorted(names)),
         parameters_sha256=sha256(vector),
     )
 
 
-def _collect(federation: Federation, vector: Vector, asked: Sequence[Assignment], clock: _Clock) -> _Collected:
+def _collect(federation: Federation, state: ServerState, asked: Sequence[Assignment], clock: _Clock) -> _Collected:
     """Train the cohort and add up what comes, in the order of arrival."""
     combiner = federation.protection.combiner()
     sealed: dict[str, Sealed] = {}
@@ -183,20 +184,21 @@ def _collect(federation: Federation, vector: Vector, asked: Sequence[Assignment]
         if assignment.is_partial and not assignment.plan.accepts_partial_work
     }
     in_time = [assignment for assignment in asked if assignment.owner not in absent]
-    for answer in federation.cohort.train(vector, in_time):
+    for answer in federation.cohort.train(state.vector, in_time):
         clock.lap("train")
         if isinstance(answer, Absent):
             absent[answer.owner] = answer
             continue
         try:
             _require_asked(answer, in_time, sealed)
+            _require_account(answer, state.spent.get(answer.owner))
             combiner.add(answer)
             sealed[answer.owner] = answer
         except UpdateRefused as error:
             absent[answer.owner] = Absent(answer.owner, answer.round, "rejected", error.found, answer.spent)
         clock.lap("combine")
     clock.lap("train")
-    return _Collected(combiner, sealed, absent)
+    return _Collected(combiner, sealed, absent, n_reached=len(in_time))
 
 
 def _require_asked(answer: Sealed, asked: Sequence[Assignment], sealed: Mapping[str, Sealed]) -> None:
@@ -205,6 +207,17 @@ def _require_asked(answer: Sealed, asked: Sequence[Assignment], sealed: Mapping[
     if not known or answer.owner in sealed:
         raise UpdateRefused(
             f"an update of {answer.owner} for round {answer.round}", "one answer to what was asked", "check the owner"
+        )
+
+
+def _require_account(answer: Sealed, before: Spent | None) -> None:
+    """Refuse an update of an owner whose privacy account has forgotten what it said before."""
+    after = answer.spent.epsilon if answer.spent else 0.0
+    if before is not None and after < before.epsilon:
+        raise UpdateRefused(
+            f"an account that fell from epsilon {before.epsilon:.4g} to {after:.4g}",
+            "an account that only grows",
+            "pin the owner to the node that keeps its account",
         )
 
 
@@ -252,9 +265,15 @@ def merged(tallies: Iterable[Tally]) -> Tally:
     return Tally(sums, count)
 
 
-def _spent(collected: _Collected) -> dict[str, Spent]:
+def _spent(state: ServerState, collected: _Collected) -> dict[str, Spent]:
+    """The most that each owner has ever said: an account that forgot does not lower what was spent."""
     answers: list[Sealed | Absent] = [*collected.sealed.values(), *collected.absent.values()]
-    return {answer.owner: answer.spent for answer in answers if answer.spent is not None}
+    spent = dict(state.spent)
+    for answer in answers:
+        before = spent.get(answer.owner)
+        if answer.spent is not None and (before is None or answer.spent.epsilon >= before.epsilon):
+            spent[answer.owner] = answer.spent
+    return spent
 
 
 def _barren(state: ServerState, cohort: tuple[str, ...], collected: _Collected) -> int:

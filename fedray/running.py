@@ -14,7 +14,7 @@ from torch import nn
 
 from fedray.build import check, make_module, open_federation, state_dict
 from fedray.config import Experiment, as_yaml
-from fedray.errors import RunDirectoryError
+from fedray.errors import ConfigError, RunDirectoryError
 from fedray.owners import InProcessCohort
 from fedray.records import RecordWriter, Status
 from fedray.rounds import Server
@@ -142,8 +142,13 @@ def load_model(experiment: Experiment, directory: str | Path) -> nn.Module:
     """The trained module of a finished run.
 
     Raises:
+        ConfigError: the experiment has a task of its own instead of a model.
         RunDirectoryError: the directory holds no model.
     """
+    if experiment.task is not None:
+        raise ConfigError(
+            "a run with a task of its own", "a run with a model", f"read the array 'vector' in {MODEL} yourself"
+        )
     path = Path(directory) / MODEL
     if not path.is_file():
         raise RunDirectoryError(f"no {MODEL} in {directory}", "the directory of a completed run", "check the path")

@@ -40,6 +40,10 @@ STATE = "state.safetensors"
 TRIALS = "trials"
 _TUNE = "tune"
 _SPACE = "compare.yaml"
+_SERVER_CPUS = 0.01
+"""Never nothing: Ray drops an empty head bundle, and then mistakes the first owner's node for the server's."""
+_OWNERS_CPUS = 1.0 - _SERVER_CPUS
+"""What a trial's owners share where the experiment says ``auto``: one trial a processor."""
 
 Watch = Callable[[str, Mapping[str, Any], Mapping[str, Any] | None], None]
 """Called with a trial's name, its settings and its newest round's figures; these are None when the trial has ended."""
@@ -100,7 +104,7 @@ def compare(
         stack.enter_context(ray_session(address))
         for point in experiments:
             names = data.owner_names(point.data)
-            require(point, names, owner_cpus(point, len(names), 1.0))
+            require(point, names, owner_cpus(point, len(names), _OWNERS_CPUS))
         tuner = _restored(target, found) if resume else _tuner(target, found, experiments[0])
         if not resume:
             (target / _SPACE).write_text(yaml.safe_dump(plain(_described(found)), sort_keys=False))
@@ -143,7 +147,7 @@ def _trial(config: dict[str, Any], *, space: Space, accounts: Path) -> None:
         with checkpoint.as_directory() as kept:
             state, records = load_state(Path(kept) / STATE), read_run(Path(kept))
     state_dir = accounts / tune.get_context().get_trial_id()
-    federation = open_federation(experiment, ray_cohort(experiment, cpus=1.0), state_dir)
+    federation = open_federation(experiment, ray_cohort(experiment, cpus=_OWNERS_CPUS), state_dir)
     try:
         for after, record in federate(federation, state):
             records = replace(records, rounds=(*records.rounds, record))
@@ -170,8 +174,8 @@ def _bundles(config: dict[str, Any], *, space: Space) -> tune.PlacementGroupFact
     """The trial's server and each of its owners, every one with its node's labels and resources."""
     experiment = space.at({key: _plain(value) for key, value in config.items()})
     names = data.owner_names(experiment.data)
-    share = owner_cpus(experiment, len(names), 1.0)
-    server = {"CPU": experiment.resources.server_cpus} if experiment.resources.server_cpus else {}
+    share = owner_cpus(experiment, len(names), _OWNERS_CPUS)
+    server = {"CPU": experiment.resources.server_cpus or _SERVER_CPUS}
     owners = [owner_demand(experiment, name, share) for name in names]
     labels = [dict(experiment.placement.get(name, Placement()).labels) for name in names]
     if any(labels):
@@ -182,6 +186,7 @@ def _bundles(config: dict[str, Any], *, space: Space) -> tune.PlacementGroupFact
 def _tuner(target: Path, space: Space, example: Experiment) -> tune.Tuner:
     search = example.search
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the comparison; it can be resumed
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # not every round is evaluated
     return tune.Tuner(
         _trainable(target, space),

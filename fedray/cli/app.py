@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fedray.cli.screen import RoundsTable, TrialsProgress, console, live, live_trials, table_of
 from fedray.config.loading import json_schema, load, override, parse_overrides, read_yaml
-from fedray.errors import RecordsError
+from fedray.errors import RecordsError, RunError
 
 app = typer.Typer(
     name="fedray",
@@ -38,7 +38,7 @@ Directory = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="Address of a Ray cluster, e.g. `auto` or ray://head:10001; else this machine."),
+    typer.Option(help="Address of a Ray cluster, `auto` or HOST:PORT; else this machine."),
 ]
 
 
@@ -49,7 +49,9 @@ def run(
     out: Directory = None,
     in_process: Annotated[
         bool,
-        typer.Option("--in-process", help="All owners in this process, for a debugger. Same results, to the bit."),
+        typer.Option(
+            "--in-process", help="All owners in this process, for a debugger. Same results on CPUs, to the bit."
+        ),
     ] = False,
     address: Address = None,
 ) -> None:
@@ -94,6 +96,8 @@ def compare(
     """
     if (experiment is None) == (resume is None):
         raise typer.BadParameter("give an EXPERIMENT.yaml or --resume DIR, one of them")
+    if resume is not None and (set_ or out):
+        raise typer.BadParameter("--resume goes on with what was begun; it takes neither --set nor --out")
     from fedray.config.space import separate
     from fedray.report import write_report
     from fedray.report.comparison import write_summary
@@ -112,9 +116,10 @@ def compare(
     report = write_report(result.runs, result.directory / "report.html")
     write_summary(result.directory / "summary.parquet", _comparison(result.runs))
     _print_comparison(result.runs)
+    _print_places(result.directory, report, "trials/*.parquet")
     if result.n_failed:
         console.print(f"[bold red]{result.n_failed} trials failed[/]; see {result.directory / 'tune'}")
-    _print_places(result.directory, report, "trials/*.parquet")
+        raise typer.Exit(RunError.exit_code)
 
 
 @app.command()

@@ -163,6 +163,11 @@ class Experiment(Section):
             return Work(self.train.steps, "steps")
         return Work(self.train.epochs or 1, "epochs")
 
+    def gpus_of(self, owner: str) -> float:
+        """GPUs, or the share of one, that an owner computes on."""
+        placed = self.placement.get(owner, Placement()).gpus
+        return self.resources.owner_gpus if placed is None else placed
+
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names under which metrics are reported; the last part of an import path."""

@@ -183,7 +183,8 @@ def _describe(item: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
     if item["type"] == "value_error":
         message = str(item["msg"]).removeprefix("Value error, ")
         return message if not path or message.startswith(where) else f"{where}: {message}"
-    return f"{where}: {item['msg']}, found {_shortened(item['input'])}"
+    hint = "; a list or range is for `fedray compare`" if isinstance(item["input"], list | dict) else ""
+    return f"{where}: {item['msg']}, found {_shortened(item['input'])}{hint}"
 
 
 def real_path(raw: Any, location: Sequence[str | int]) -> Path:

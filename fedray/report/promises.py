@@ -38,9 +38,9 @@ _ALL_RUNS = prose("""
     saw.
 """)
 _NOISE = prose("""
-    Noise is drawn as floating-point numbers from a Mersenne Twister that the operating system's entropy
-    seeds. Attacks on the gaps between floating-point numbers, or on that generator, are not covered by
-    epsilon.
+    Noise is drawn as floating-point numbers from a Philox generator, with a fresh 128-bit key of the
+    operating system's every round. Attacks on the gaps between floating-point numbers, or on that
+    generator, are not covered by epsilon.
 """)
 _REPLAY = prose("""
     privacy.unsafe_replay_seed is set, so the noise comes from a known seed. Whoever knows the seed can

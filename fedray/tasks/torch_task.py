@@ -35,6 +35,7 @@ class TorchTask:
         metrics: names to metrics.
         make_optimizer: returns a fresh optimizer for the module's parameters.
         descent: draws batches and turns losses into steps.
+        device: where it computes, ``cpu`` or ``cuda``.
         evaluation_batch_size: rows evaluated at a time.
 
     Raises:
@@ -48,10 +49,11 @@ class TorchTask:
         metrics: Mapping[str, Metric],
         make_optimizer: OptimizerFactory,
         descent: Descent,
+        device: str = "cpu",
         evaluation_batch_size: int = 1024,
     ) -> None:
         self._make_module = make_module
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device)
         with _own_randomness(0, self._device):
             self._module = make_module().to(self._device)
         self._loss = loss

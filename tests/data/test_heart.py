@@ -22,9 +22,7 @@ def _section(folder: Path, **changes: object) -> HeartDisease:
     return HeartDisease.model_validate({"path": folder, "min_classes": 1, **changes})
 
 
-def _derived(
-    folder: Path, scaled: bool = True
-) -> dict[str, tuple[pd.DataFrame, pd.Series, list[int], list[int]]]:
+def _derived(folder: Path, scaled: bool = True) -> dict[str, tuple[pd.DataFrame, pd.Series, list[int], list[int]]]:
     """All hospitals in one frame, categories found in it, as FLamby goes about it; float64."""
     frames = []
     for hospital in HOSPITALS:
@@ -32,9 +30,7 @@ def _derived(
         frame = frame[[column for column in frame if column not in (10, 11, 12)]]
         frame = frame[~(frame == "?").any(axis=1)].astype(float)
         frames.append(frame.assign(hospital=hospital))
-    together = pd.get_dummies(
-        pd.concat(frames, ignore_index=True), columns=[2, 6], drop_first=True, dtype=float
-    )
+    together = pd.get_dummies(pd.concat(frames, ignore_index=True), columns=[2, 6], drop_first=True, dtype=float)
     result = {}
     for hospital, frame in together.groupby("hospital"):
         labels = (frame[13].reset_index(drop=True) != 0).astype(int)

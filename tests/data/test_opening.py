@@ -42,9 +42,7 @@ def test_shards_match_their_schema_and_own_writable_memory(data: SimulatedData) 
             assert part.features.dtype == schema.feature_dtype
             assert part.targets.shape == (len(part),)
             assert part.targets.dtype == schema.target_dtype
-            assert all(
-                array.flags.writeable and array.flags.c_contiguous for array in (part.features, part.targets)
-            )
+            assert all(array.flags.writeable and array.flags.c_contiguous for array in (part.features, part.targets))
         assert len(shard.train) >= 1
         assert set(np.unique(shard.train.targets)) <= set(range(schema.n_classes or 0))
 
@@ -85,9 +83,7 @@ def test_many_processes_that_race_agree_and_leave_nothing_beside(
     assert list((tmp_path / "shards").iterdir()) == list(folders)
 
 
-def test_an_owner_on_another_machine_makes_the_same_shard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_owner_on_another_machine_makes_the_same_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Digits(seed=13)
     here = open_shard(data, "owner-03")
     monkeypatch.setenv("FEDRAY_CACHE", str(tmp_path / "other"))
@@ -154,9 +150,7 @@ def test_a_constant_feature_is_only_centred() -> None:
 
 def test_fixed_scaling_takes_one_constant_or_one_a_feature() -> None:
     one = Digits.model_validate({"scaling": {"name": "fixed", "center": [0.5], "scale": [0.25]}})
-    all_of_them = Digits.model_validate(
-        {"scaling": {"name": "fixed", "center": [0.5] * 64, "scale": [0.25] * 64}}
-    )
+    all_of_them = Digits.model_validate({"scaling": {"name": "fixed", "center": [0.5] * 64, "scale": [0.25] * 64}})
     raw = open_shard(Digits(), "owner-01").train.features
     for data in (one, all_of_them):
         np.testing.assert_allclose(open_shard(data, "owner-01").train.features, (raw - 0.5) / 0.25, rtol=1e-6)
@@ -199,8 +193,7 @@ def test_the_catalogue_says_what_the_schemas_say() -> None:
 
 def test_importing_the_data_layer_loads_no_heavy_package() -> None:
     code = (
-        "import sys, fedray.data; "
-        "print(sorted({'torch', 'ray', 'pandas', 'sklearn', 'datasets'} & set(sys.modules)))"
+        "import sys, fedray.data; print(sorted({'torch', 'ray', 'pandas', 'sklearn', 'datasets'} & set(sys.modules)))"
     )
     root = str(Path(__file__).parents[2])
     done = subprocess.run(

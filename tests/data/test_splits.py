@@ -23,9 +23,7 @@ LABELS = st.lists(st.integers(0, 4), min_size=60, max_size=200).map(np.array)
 
 @settings(max_examples=60, deadline=None)
 @given(split=SPLITS, labels=LABELS, n_owners=st.integers(1, 6), seed=st.integers(0, 2**40))
-def test_every_row_is_dealt_exactly_once(
-    split: SplitSection, labels: np.ndarray, n_owners: int, seed: int
-) -> None:
+def test_every_row_is_dealt_exactly_once(split: SplitSection, labels: np.ndarray, n_owners: int, seed: int) -> None:
     try:
         parts = deal(split, labels, n_owners, seed)
     except DataError:  # a draw that starves an owner is a legal answer of small alpha

@@ -15,8 +15,7 @@ def test_labels_are_the_argmax_of_the_owners_own_model() -> None:
         drawn = device(Synthetic(alpha=1, beta=1, seed=4), number)
         for row in range(0, len(drawn.labels), 17):
             scores = [
-                sum(drawn.inputs[row, j] * drawn.weights[j, k] for j in range(60)) + drawn.bias[k]
-                for k in range(10)
+                sum(drawn.inputs[row, j] * drawn.weights[j, k] for j in range(60)) + drawn.bias[k] for k in range(10)
             ]
             assert drawn.labels[row] == max(range(10), key=scores.__getitem__)
 
@@ -33,9 +32,7 @@ def test_inputs_have_the_stated_mean_and_variance() -> None:
 
 
 def test_sizes_are_at_least_fifty_with_a_lognormal_tail() -> None:
-    sizes = np.array(
-        [len(device(Synthetic(alpha=0, beta=0, seed=1), number).labels) for number in range(200)]
-    )
+    sizes = np.array([len(device(Synthetic(alpha=0, beta=0, seed=1), number).labels) for number in range(200)])
     assert sizes.min() >= 50
     logs = np.log(sizes - 49.5)
     assert np.median(logs) == pytest.approx(4, abs=0.5)

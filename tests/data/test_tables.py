@@ -159,16 +159,12 @@ def test_tensor_columns_of_other_tools_are_read_as_lists(tmp_path: Path) -> None
 def test_flat_columns_can_be_given_a_shape(tmp_path: Path) -> None:
     frame = pd.DataFrame(np.arange(40.0).reshape(10, 4), columns=["p.10", "p.2", "p.3", "p.4"])
     frame["target"] = [0, 1] * 5
-    data = _section(
-        _write_folder(tmp_path / "d", ".parquet", {"a": frame}), feature_shape=[1, 2, 2], holdout=0
-    )
+    data = _section(_write_folder(tmp_path / "d", ".parquet", {"a": frame}), feature_shape=[1, 2, 2], holdout=0)
     assert np.array_equal(open_shard(data, "a").train.features, np.arange(40.0).reshape(10, 1, 2, 2))
 
 
 def test_whole_number_lists_stay_whole_for_embeddings(tmp_path: Path) -> None:
-    pq.write_table(
-        pa.table({"tokens": [[2**40, 1], [3, 4]] * 3, "target": [0, 1] * 3}), tmp_path / "a.parquet"
-    )
+    pq.write_table(pa.table({"tokens": [[2**40, 1], [3, 4]] * 3, "target": [0, 1] * 3}), tmp_path / "a.parquet")
     data = _section(tmp_path, feature_shape=[2], holdout=0)
     assert schema_of(data).feature_dtype == "int64"
     features = open_shard(data, "a").train.features
@@ -252,9 +248,7 @@ BAD_ROWS: list[tuple[str, Change, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
-@pytest.mark.parametrize(
-    ("change", "section", "message"), [c[1:] for c in BAD_ROWS], ids=[c[0] for c in BAD_ROWS]
-)
+@pytest.mark.parametrize(("change", "section", "message"), [c[1:] for c in BAD_ROWS], ids=[c[0] for c in BAD_ROWS])
 def test_bad_input_gives_one_error_without_a_value(
     tmp_path: Path, suffix: str, change: Change, section: dict[str, Any], message: str
 ) -> None:
@@ -296,9 +290,7 @@ def test_rows_that_differ_in_length_late_in_a_csv_are_not_quoted(tmp_path: Path)
 
 
 def test_lists_of_several_lengths_are_refused(tmp_path: Path) -> None:
-    pq.write_table(
-        pa.table({"x": [[1.0, 2.0], [3.0], [1.0, 2.0, 3.0]], "target": [0, 1, 0]}), tmp_path / "a.parquet"
-    )
+    pq.write_table(pa.table({"x": [[1.0, 2.0], [3.0], [1.0, 2.0, 3.0]], "target": [0, 1, 0]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="do not hold 2 values"):
         open_shard(_section(tmp_path, feature_shape=[2]), "a")
     with pytest.raises(ConfigError, match="feature_shape is not given"):

@@ -63,11 +63,11 @@ def _by_hand(model: str, optimizer: str, rows: Shard, vector: Vector, n_steps: i
     start = [parameter.detach().clone() for parameter in parameters]
     step = OPTIMIZERS[optimizer](parameters)
     descent = _descent(folder)
-    noise = descent._generator(SEED, torch.device("cpu"), "noise")
-    coins = descent._generator(SEED, torch.device("cpu"), "batches")
+    noise = descent._generator(SEED, "noise")
+    coins = descent._generator(SEED, "batches")
     x, y = torch.from_numpy(rows.train.features), torch.from_numpy(rows.train.targets)
     for _ in range(n_steps):
-        chosen = torch.nonzero(torch.rand(N_ROWS, generator=coins) < 4 / N_ROWS).flatten().tolist()
+        chosen = np.flatnonzero(coins.random(N_ROWS) < 4 / N_ROWS).tolist()
         total = [torch.zeros_like(parameter) for parameter in parameters]
         for row in chosen:
             loss = F.cross_entropy(module(x[row : row + 1]).reshape(-1, 3), y[row].reshape(-1))
@@ -76,7 +76,9 @@ def _by_hand(model: str, optimizer: str, rows: Shard, vector: Vector, n_steps: i
             factor = min(1.0, PLAN.clip / float(norm))
             total = [one + factor * part for one, part in zip(total, gradient, strict=True)]
         for parameter, anchor, one in zip(parameters, start, total, strict=True):
-            drawn = torch.normal(0.0, PLAN.noise_multiplier * PLAN.clip, parameter.shape, generator=noise)
+            drawn = torch.from_numpy(
+                PLAN.noise_multiplier * PLAN.clip * noise.standard_normal(tuple(parameter.shape), dtype=np.float32)
+            )
             pull = mu * (parameter.detach() - anchor)
             parameter.grad = (one + drawn) / 4 + pull
         step.step()
@@ -419,3 +421,18 @@ def test_a_delta_of_one_over_the_rows_is_refused(tmp_path: Path) -> None:
 def test_the_model_of_a_private_run_is_the_private_one() -> None:
     raw = {"data": "digits", "model": {"name": "mlp", "hidden": [4]}, "privacy": {"name": "example", "epsilon": 1.0}}
     assert Layout(experiment_module(Experiment.model_validate(raw))).n_values == 64 * 4 + 4 + 4 * 10 + 10
+
+
+def test_noise_depends_on_all_bits_of_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [5, 5 + 7 * 2**32, 5 + 2**100]
+    asked: list[int] = []
+
+    def randbits(count: int) -> int:
+        asked.append(count)
+        return keys[len(asked) - 1]
+
+    monkeypatch.setattr("fedray.privacy.dp_sgd.secrets.randbits", randbits)
+    descent = _descent(tmp_path, replay=None)
+    drawn = [descent._generator(SEED, "noise").standard_normal(4).tolist() for _ in keys]
+    assert asked == [128] * 3
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]

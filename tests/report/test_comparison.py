@@ -119,9 +119,7 @@ def test_repeats_of_a_seed_do_not_pass_for_more_seeds() -> None:
 
 
 def test_epsilon_is_the_largest_of_all_owners_and_seeds() -> None:
-    runs = [
-        fake_run({"seed": n, "privacy": PRIVATE}, epsilon=epsilon) for n, epsilon in enumerate((3.9, 4.0))
-    ]
+    runs = [fake_run({"seed": n, "privacy": PRIVATE}, epsilon=epsilon) for n, epsilon in enumerate((3.9, 4.0))]
     found = compare(runs).variants[0]
     assert found.epsilon == pytest.approx(4.0)
     assert found.epsilon_rdp == pytest.approx(4.48)
@@ -156,14 +154,9 @@ def test_no_runs_are_refused() -> None:
 
 @pytest.mark.parametrize("metric", ["loss", "squared_error"])
 def test_smaller_is_better_for_losses(metric: str) -> None:
-    runs = [
-        fake_run({"strategy": name}, finals={metric: value})
-        for name, value in (("fedavg", 0.5), ("fedprox", 0.2))
-    ]
+    runs = [fake_run({"strategy": name}, finals={metric: value}) for name, value in (("fedavg", 0.5), ("fedprox", 0.2))]
     searches = [{**run.experiment, "search": {"metric": metric, "mode": "max"}} for run in runs]
-    comparison = compare(
-        [replace(run, experiment=search) for run, search in zip(runs, searches, strict=True)]
-    )
+    comparison = compare([replace(run, experiment=search) for run, search in zip(runs, searches, strict=True)])
     assert (comparison.metric, comparison.mode) == (metric, "min")
     assert [v.strategy for v in comparison.variants] == ["fedprox", "fedavg"]
     assert [v.strategy for v in comparison.front] == ["fedprox"]
@@ -184,9 +177,7 @@ POINTS = st.lists(
 
 
 @given(POINTS, st.sampled_from(["max", "min"]))
-def test_the_front_holds_what_nothing_dominates(
-    points: list[tuple[float | None, float | None]], mode: Any
-) -> None:
+def test_the_front_holds_what_nothing_dominates(points: list[tuple[float | None, float | None]], mode: Any) -> None:
     variants = [variant(utility, epsilon) for utility, epsilon in points]
     sign = 1 if mode == "max" else -1
     scored = [
@@ -207,9 +198,7 @@ def test_rows_have_one_heading_for_all() -> None:
     comparison = compare(tradeoff(seeds=2, rounds=2))
     rows = as_rows(comparison)
     assert len(rows) == 8
-    assert {tuple(row) for row in rows} == {
-        ("variant", "strategy", "epsilon", "accuracy", "seeds", "Pareto", "status")
-    }
+    assert {tuple(row) for row in rows} == {("variant", "strategy", "epsilon", "accuracy", "seeds", "Pareto", "status")}
     assert rows[0]["variant"] == "fedprox mu=0.1 · epsilon=1"
     assert rows[-1]["epsilon"] == "no DP"
 
@@ -227,9 +216,7 @@ def test_the_summary_has_a_row_a_variant(tmp_path: Path) -> None:
 
 def test_seconds_of_a_round_beyond_its_phases_are_other() -> None:
     seconds = compare([fake_run(rounds=10)]).variants[0].seconds()
-    assert seconds == pytest.approx(
-        {"train": 14.0, "combine": 0.5, "step": 0.2, "evaluate": 4.0, "other": 1.3}
-    )
+    assert seconds == pytest.approx({"train": 14.0, "combine": 0.5, "step": 0.2, "evaluate": 4.0, "other": 1.3})
 
 
 def test_all_private_runs_together_cost_the_sum() -> None:

@@ -39,9 +39,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.links += [
-            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")
-        ]
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
         if tag not in VOID:
             self.open.append(tag)
 
