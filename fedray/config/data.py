@@ -121,7 +121,9 @@ class BreastCancer(Simulated):
 
     name: Literal["breast_cancer"] = "breast_cancer"
     scaling: Scaling = OwnerScaling()
+    """How features are brought to a common scale; they differ by orders of magnitude."""
     split: Split = Dirichlet(alpha=5.0)
+    """How rows are dealt to owners; mild, since with two classes more skew leaves owners with one."""
 
 
 class Synthetic(DataSection):
@@ -139,6 +141,7 @@ class Synthetic(DataSection):
     holdout: Fraction = 0.1
     """Share of each owner's rows kept for evaluation."""
     min_classes: PositiveInt = 1
+    """1, since some owners' models give all their rows one class."""
 
 
 class HeartDisease(DataSection):
@@ -148,6 +151,7 @@ class HeartDisease(DataSection):
     path: AbsolutePath
     """Folder with the four processed.*.data files of UCI data set 45."""
     scaling: Scaling = OwnerScaling()
+    """How features are brought to a common scale; each hospital by its own rows, as in FLamby."""
     min_classes: PositiveInt = 1
     """1, since every training row of Switzerland is positive."""
 
