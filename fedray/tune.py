@@ -185,6 +185,7 @@ def _bundles(config: dict[str, Any], *, space: Space) -> tune.PlacementGroupFact
 
 def _tuner(target: Path, space: Space, example: Experiment) -> tune.Tuner:
     search = example.search
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # our own progress instead
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the comparison; it can be resumed
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # not every round is evaluated

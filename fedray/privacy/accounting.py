@@ -26,6 +26,9 @@ from fedray.values import Spent
 _ORDERS = (*RDPAccountant.DEFAULT_ALPHAS, 128, 256, 512, 1024)
 """Opacus's Renyi orders, and some larger ones for small budgets."""
 
+_COARSEST = 1e-5
+"""Grid of the privacy loss over epsilon, for large epsilons: keeps memory bounded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Release:
@@ -86,7 +89,8 @@ def _merge(releases: Iterable[Release]) -> tuple[Release, ...]:
 def _epsilon_pld(releases: tuple[Release, ...], delta: float) -> float:
     if not releases:
         return 0.0
-    accountant = pld.PLDAccountant(value_discretization_interval=min(_interval(release) for release in releases))
+    grid = max(min(_interval(release) for release in releases), _COARSEST * _epsilon_rdp(releases, delta))
+    accountant = pld.PLDAccountant(value_discretization_interval=grid)
     accountant.compose(_event(releases))
     return float(accountant.get_epsilon(delta))
 
@@ -122,5 +126,9 @@ def _event(releases: tuple[Release, ...]) -> dp_accounting.DpEvent:
 
 
 def _interval(release: Release) -> float:
-    """Grid of the privacy loss: a small part of one step's spread, about q/z. Coarser is safe but looser."""
-    return float(min(1e-3, max(1e-5, 0.05 * release.sample_rate / release.noise_multiplier)))
+    """Grid of the privacy loss: a small part of one step's spread, about q/z. Coarser is safe but looser.
+
+    Never so fine that a step's whole range, about 10/z + 1/(2 z^2), takes more than a million points.
+    """
+    rate, noise = release.sample_rate, release.noise_multiplier
+    return max(min(1e-3, 0.05 * rate / noise), 1e-6 * (10 / noise + 0.5 / noise**2))
