@@ -39,6 +39,7 @@ class RayCohort:
         share = owner_cpus(experiment, len(names), cpus)
         self._at_once = len(names) if share >= 1 or experiment.resources.owner_cpus != "auto" else max(1, int(cpus))
         self._deadline_s = experiment.deadline_s
+        self._late: dict[str, Any] = {}
         self._actors: dict[str, Any] = {
             name: RemoteOwner.options(**owner_options(experiment, name, share)).remote(openers[name]) for name in names
         }
@@ -59,7 +60,9 @@ class RayCohort:
         Calls that a lost actor left are not repeated.
         """
         shared = ray.put(vector)
-        waiting = sorted(assignments, key=lambda assignment: self._n_train[assignment.owner])
+        free = [assignment for assignment in assignments if not self._is_busy(assignment.owner)]
+        yield from (_gone(one, "it is still busy with an earlier round") for one in assignments if one not in free)
+        waiting = sorted(free, key=lambda assignment: self._n_train[assignment.owner])
         running: dict[Any, tuple[Assignment, float]] = {}
         while waiting or running:
             while waiting and len(running) < self._at_once:
@@ -74,6 +77,7 @@ class RayCohort:
             for ref, (assignment, expires) in list(running.items()):
                 if expires <= time.monotonic():
                     del running[ref]
+                    self._late[assignment.owner] = ref
                     yield _gone(assignment, f"no answer within {self._deadline_s:g} s and {_GRACE_S:g} s of grace")
 
     def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
@@ -89,6 +93,10 @@ class RayCohort:
                 continue
             if isinstance(tally, Tally):
                 yield refs[ref], tally
+
+    def _is_busy(self, owner: str) -> bool:
+        ref = self._late.get(owner)
+        return ref is not None and not ray.wait([ref], timeout=0)[0]
 
     def close(self) -> None:
         for actor in self._actors.values():

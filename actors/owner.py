@@ -50,7 +50,8 @@ class OwnerActor:
         try:
             return self._owner().train(vector, assignment)
         except Exception as error:
-            return Absent(assignment.owner, assignment.plan.round, "failed", _place(error))
+            spent = self._opened.spent if self._opened else None
+            return Absent(assignment.owner, assignment.plan.round, "failed", _place(error), spent)
 
     def evaluate(self, vector: Vector, part: Part) -> Tally | str:
         """This owner's tally, or where it failed."""

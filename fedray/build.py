@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import torch
@@ -22,17 +22,21 @@ from fedray.config import learning as config
 from fedray.config.fields import reference_name, resolve
 from fedray.errors import ConfigError, DataError, ModelError
 from fedray.owners import Owner
+from fedray.protection.fixed_point import WEIGHT_BOUND
 from fedray.protection.plain import PlainProtection
 from fedray.protocols import Cohort, Protection, Strategy, Task
 from fedray.rounds import Federation
 from fedray.selection import planned_rounds
 from fedray.strategies import FedAvg, FedProx
-from fedray.tasks.descent import Descent, ShuffledDescent
+from fedray.tasks.descent import Descent, ShuffledDescent, count_steps
 from fedray.tasks.losses import LOSSES, METRICS, SINGLE_OUTPUT, Loss, Metric
 from fedray.tasks.modules import build_module
 from fedray.tasks.torch_task import TorchTask
-from fedray.values import Schema, Shard, Vector
+from fedray.values import Schema, Shard, Spent, Vector
 from fedray.vectors import Layout
+
+if TYPE_CHECKING:
+    from fedray.privacy.dp_sgd import DpSgdPlan
 
 OpensOwner = Callable[[], Owner]
 OpensCohort = Callable[[Mapping[str, OpensOwner]], Cohort]
@@ -65,7 +69,7 @@ def check(experiment: Experiment) -> None:
     if isinstance(experiment.privacy, config.ExamplePrivacy):
         from fedray.privacy.dp_sgd import check_private
 
-        check_private(_module(experiment, schema), schema)
+        check_private(_module(experiment, schema), _loss(experiment), schema)
 
 
 def open_owner(experiment: Experiment, name: str, n_rounds: int, state_dir: Path) -> Owner:
@@ -104,13 +108,23 @@ def open_federation(experiment: Experiment, open_cohort: OpensCohort, state_dir:
     planned = planned_rounds(experiment.cohort, names, experiment.seed, experiment.rounds)
     openers = {name: partial(open_owner, experiment, name, planned[name], state_dir / _folder(name)) for name in names}
     task = _any_task(experiment, data.schema_of(experiment.data))
+    cohort = open_cohort(openers)
+    n_rows = {info.name: info.n_train for info in cohort.owners}
+    if experiment.strategy.weighting == "examples" and sum(n_rows.values()) > WEIGHT_BOUND:
+        cohort.close()
+        raise ConfigError(
+            f"{sum(n_rows.values())} training rows as weights",
+            f"at most {WEIGHT_BOUND}",
+            "use strategy.weighting: uniform",
+        )
     return Federation(
         experiment=experiment,
         task=task,
         strategy=make_strategy(experiment),
         protection=make_protection(experiment, task),
-        cohort=open_cohort(openers),
+        cohort=cohort,
         central_test=data.central_test(experiment.data),
+        worst_spent=_worst_spent(experiment, n_rows, planned),
     )
 
 
@@ -245,27 +259,52 @@ def _private(
 ) -> tuple[Any, Any]:
     """The owner's private descent and its account."""
     from fedray.privacy.account import PrivacyAccount
-    from fedray.privacy.dp_sgd import DpSgdPlan, PrivateDescent
+    from fedray.privacy.dp_sgd import PrivateDescent
 
-    n_rows, batch_size = len(shard.train), experiment.train.batch_size
+    n_rows = len(shard.train)
     if privacy.delta * n_rows >= 1:
         raise ConfigError(
             f"privacy.delta {privacy.delta} for owner {name!r} with {n_rows} training rows",
             f"less than one over the rows, {1 / n_rows:.1e}",
             "lower privacy.delta: at this value, publishing a random row would satisfy it",
         )
+    plan = _dp_plan(experiment, privacy, n_rows, n_rounds)
+    account = PrivacyAccount(state_dir / "account.jsonl", privacy.delta, privacy.epsilon)
+    return PrivateDescent(plan, account, privacy.unsafe_replay_seed), account
+
+
+def _dp_plan(experiment: Experiment, privacy: config.ExamplePrivacy, n_rows: int, n_rounds: int) -> DpSgdPlan:
+    from fedray.privacy.dp_sgd import DpSgdPlan
+
     if privacy.epsilon is not None:
-        plan = DpSgdPlan.within(
+        return DpSgdPlan.within(
             privacy.epsilon,
             privacy.delta,
             n_rows=n_rows,
-            batch_size=batch_size,
+            batch_size=experiment.train.batch_size,
             clip=privacy.clip,
             work=experiment.work,
             n_rounds=n_rounds,
         )
-    else:
-        assert privacy.noise_multiplier is not None
-        plan = DpSgdPlan(n_rows, batch_size, privacy.clip, privacy.noise_multiplier)
-    account = PrivacyAccount(state_dir / "account.jsonl", privacy.delta, privacy.epsilon)
-    return PrivateDescent(plan, account, privacy.unsafe_replay_seed), account
+    assert privacy.noise_multiplier is not None
+    return DpSgdPlan(n_rows, experiment.train.batch_size, privacy.clip, privacy.noise_multiplier)
+
+
+def _worst_spent(
+    experiment: Experiment, n_rows: Mapping[str, int], planned: Mapping[str, int]
+) -> Callable[[str, int], Spent] | None:
+    """What an owner has spent that did all the work of so many rounds; nothing for none."""
+    privacy = experiment.privacy
+    if not isinstance(privacy, config.ExamplePrivacy):
+        return None
+
+    def worst(name: str, n_rounds: int) -> Spent:
+        if n_rounds == 0:
+            return Spent(0.0, 0.0, privacy.delta)
+        from fedray.privacy.accounting import Release, spent
+
+        plan = _dp_plan(experiment, privacy, n_rows[name], planned[name])
+        n_steps = n_rounds * count_steps(experiment.work, plan.n_rows, plan.batch_size)
+        return spent([Release(plan.sample_rate, plan.noise_multiplier, n_steps)], privacy.delta)
+
+    return worst

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fedray import seeds
 from fedray.errors import BudgetExhausted, UpdateRefused
 from fedray.protocols import Account, Sealer, Task
-from fedray.values import Absent, AbsentOutcome, Assignment, OwnerInfo, Part, Sealed, Shard, Tally, Vector
+from fedray.values import Absent, AbsentOutcome, Assignment, OwnerInfo, Part, Sealed, Shard, Spent, Tally, Vector
 
 
 class Owner:
@@ -36,6 +36,11 @@ class Owner:
         self._sealer = sealer
         self._seed = seed
         self._account = account
+
+    @property
+    def spent(self) -> Spent | None:
+        """What its account says; None without differential privacy."""
+        return self._account.spent if self._account else None
 
     def join(self) -> OwnerInfo:
         """What the server may know of this owner."""
@@ -66,7 +71,7 @@ class Owner:
             n_steps=update.n_steps,
             is_complete=update.is_complete,
             seconds=time.perf_counter() - started,
-            spent=self._account.spent if self._account else None,
+            spent=self.spent,
         )
 
     def evaluate(self, vector: Vector, part: Part) -> Tally:
@@ -74,8 +79,7 @@ class Owner:
         return self._task.evaluate(vector, self._shard.holdout if part == "holdout" else self._shard.train)
 
     def _absent(self, assignment: Assignment, outcome: AbsentOutcome, reason: str) -> Absent:
-        spent = self._account.spent if self._account else None
-        return Absent(self._name, assignment.plan.round, outcome, reason, spent)
+        return Absent(self._name, assignment.plan.round, outcome, reason, self.spent)
 
 
 class InProcessCohort:

@@ -7,7 +7,7 @@ owner's rows or secrets. It must not import ray or torch.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ from fedray.values import (
 )
 
 PATIENCE = 3
-"""Rounds in a row in which every owner asked fails or is gone, before the run is given up."""
+"""Rounds in a row in which every owner asked fails, is gone, is refused or refuses, before the run is given up."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Federation:
         protection: how updates are summed.
         cohort: the owners.
         central_test: the server's own test set, where there is one.
+        worst_spent: under differential privacy, the most that an owner can have spent after so many rounds.
     """
 
     experiment: Experiment
@@ -54,6 +55,7 @@ class Federation:
     protection: Protection
     cohort: Cohort
     central_test: Examples | None
+    worst_spent: Callable[[str, int], Spent] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,17 @@ class ServerState:
         vector: the global model, shape ``(n_values,)``.
         strategy: the strategy's arrays.
         spent: what each owner has last said that it spent.
-        barren: rounds in a row in which every owner that was asked failed or was gone.
+        asked: rounds that each owner was asked to train in.
+        lost: owners whose last answer was lost, so that nobody but they knows what they have spent since.
+        barren: rounds in a row in which no owner that was asked gave an update, though not for being slow.
     """
 
     round: int
     vector: Vector
     strategy: State
     spent: Mapping[str, Spent]
+    asked: Mapping[str, int]
+    lost: frozenset[str]
     barren: int
 
 
@@ -82,14 +88,14 @@ class _Collected:
     combiner: Combiner
     sealed: Mapping[str, Sealed]
     absent: Mapping[str, Absent]
-    n_reached: int
+    reached: tuple[str, ...]
 
 
 def initial_state(federation: Federation) -> ServerState:
     """The state before the first round."""
     vector = federation.task.initial(federation.experiment.seed)
     strategy = federation.strategy.init(vector[: federation.task.n_parameters])
-    return ServerState(round=0, vector=vector, strategy=strategy, spent={}, barren=0)
+    return ServerState(round=0, vector=vector, strategy=strategy, spent={}, asked={}, lost=frozenset(), barren=0)
 
 
 def federate(federation: Federation, state: ServerState | None = None) -> Iterator[tuple[ServerState, RoundRecord]]:
@@ -134,7 +140,7 @@ def one_round(federation: Federation, state: ServerState) -> tuple[ServerState, 
     """The state after one more round, and the round's record.
 
     Raises:
-        RunError: for the last ``PATIENCE`` rounds every owner that was asked failed or was gone.
+        RunError: for the last ``PATIENCE`` rounds no owner that was asked gave an update, though not for being slow.
     """
     experiment, number = federation.experiment, state.round + 1
     clock = _Clock()
@@ -154,8 +160,11 @@ def one_round(federation: Federation, state: ServerState) -> tuple[ServerState, 
         vector=vector,
         strategy=strategy,
         spent=_spent(state, collected),
+        asked=_asked(state, collected),
+        lost=_lost(state, collected),
         barren=_barren(state, cohort, collected),
     )
+    spending = _spending(federation, after, names)
     return after, RoundRecord(
         round=number,
         cohort=cohort,
@@ -164,12 +173,12 @@ def one_round(federation: Federation, state: ServerState) -> tuple[ServerState, 
         metrics=metrics,
         train_metrics=train_metrics,
         central_metrics=central,
-        epsilon=max((spent.epsilon for spent in after.spent.values()), default=None),
-        epsilon_rdp=max((spent.epsilon_rdp for spent in after.spent.values()), default=None),
+        epsilon=max((spent.epsilon for spent in spending.values()), default=None),
+        epsilon_rdp=max((spent.epsilon_rdp for spent in spending.values()), default=None),
         bytes_up=sum(sealed.payload.nbytes for sealed in collected.sealed.values()),
-        bytes_down=state.vector.nbytes * collected.n_reached,
+        bytes_down=state.vector.nbytes * len(collected.reached),
         seconds=clock.seconds,
-        owners=tuple(_owner_record(name, cohort, collected, after, tallies) for name in sorted(names)),
+        owners=tuple(_owner_record(name, cohort, collected, spending.get(name), tallies) for name in sorted(names)),
         parameters_sha256=sha256(vector),
     )
 
@@ -198,7 +207,7 @@ def _collect(federation: Federation, state: ServerState, asked: Sequence[Assignm
             absent[answer.owner] = Absent(answer.owner, answer.round, "rejected", error.found, answer.spent)
         clock.lap("combine")
     clock.lap("train")
-    return _Collected(combiner, sealed, absent, n_reached=len(in_time))
+    return _Collected(combiner, sealed, absent, reached=tuple(one.owner for one in in_time))
 
 
 def _require_asked(answer: Sealed, asked: Sequence[Assignment], sealed: Mapping[str, Sealed]) -> None:
@@ -276,8 +285,30 @@ def _spent(state: ServerState, collected: _Collected) -> dict[str, Spent]:
     return spent
 
 
+def _asked(state: ServerState, collected: _Collected) -> dict[str, int]:
+    return {**state.asked, **{name: state.asked.get(name, 0) + 1 for name in collected.reached}}
+
+
+def _lost(state: ServerState, collected: _Collected) -> frozenset[str]:
+    answers: list[Sealed | Absent] = [*collected.sealed.values(), *collected.absent.values()]
+    heard = {answer.owner for answer in answers if answer.spent is not None}
+    return (state.lost | frozenset(collected.reached)) - heard
+
+
+def _spending(federation: Federation, state: ServerState, names: Sequence[str]) -> dict[str, Spent]:
+    """What is reported of each owner: its own word, or the most that it can be where its word was lost."""
+    if federation.worst_spent is None:
+        return {}
+    found = dict(state.spent)
+    for name in names:
+        if name in state.lost or name not in found:
+            most = federation.worst_spent(name, state.asked.get(name, 0))
+            found[name] = max(most, found.get(name, most), key=lambda spent: spent.epsilon)
+    return found
+
+
 def _barren(state: ServerState, cohort: tuple[str, ...], collected: _Collected) -> int:
-    lost = [absent for absent in collected.absent.values() if absent.outcome in ("absent", "failed")]
+    lost = [absent for absent in collected.absent.values() if absent.outcome != "dropped"]
     if not cohort or len(lost) < len(cohort):
         return 0 if cohort else state.barren
     if state.barren + 1 >= PATIENCE:
@@ -294,11 +325,11 @@ def _owner_record(
     name: str,
     cohort: tuple[str, ...],
     collected: _Collected,
-    state: ServerState,
+    spent: Spent | None,
     tallies: Mapping[str, Tally],
 ) -> OwnerRecord:
     sealed, absent = collected.sealed.get(name), collected.absent.get(name)
-    spent, tally = state.spent.get(name), tallies.get(name)
+    tally = tallies.get(name)
     return OwnerRecord(
         name=name,
         outcome=_outcome(name, cohort, sealed, absent),

@@ -74,6 +74,7 @@ class Run:
             FedrayError: see ``fedray.errors``; what was recorded until then is kept.
         """
         status: Status = "failed"
+        new_directory(self.directory, self.experiment.name)
         with ExitStack() as stack:
             server = self._open_server(stack)
             stack.callback(server.close)
@@ -130,7 +131,7 @@ def new_directory(directory: str | Path | None, name: str) -> Path:
     Raises:
         RunDirectoryError: it exists and is not empty.
     """
-    target = Path(directory) if directory else Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    target = Path(directory) if directory else Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RunDirectoryError(
             f"{target} exists already", "a new or empty directory", "name another, or move the old one away"

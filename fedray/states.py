@@ -22,6 +22,8 @@ def save_state(path: Path, state: ServerState) -> None:
     arrays = {"vector": state.vector, **{_STRATEGY + name: array for name, array in state.strategy.items()}}
     facts = {
         "round": state.round,
+        "asked": dict(state.asked),
+        "lost": sorted(state.lost),
         "barren": state.barren,
         "spent": {name: asdict(spent) for name, spent in state.spent.items()},
     }
@@ -51,6 +53,8 @@ def load_state(path: Path) -> ServerState:
                 name.removeprefix(_STRATEGY): array for name, array in arrays.items() if name.startswith(_STRATEGY)
             },
             spent={name: Spent(**spent) for name, spent in facts["spent"].items()},
+            asked=facts["asked"],
+            lost=frozenset(facts["lost"]),
             barren=facts["barren"],
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:

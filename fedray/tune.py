@@ -97,6 +97,12 @@ def compare(
     """
     found = separate(override(_raw(experiment), space or {}))
     experiments = found.experiments()
+    if experiments[0].search.samples > 1 and not found.ranges:
+        raise ConfigError(
+            f"search.samples is {experiments[0].search.samples}, but no setting has a range",
+            "a range such as {uniform: [0, 1]} to draw from",
+            "vary seed: [0, 1, ...] for repeats: the same trial twice tells nothing, and spends privacy twice",
+        )
     for point in experiments:
         check(point)
     target = _resumed(directory) if resume else new_directory(directory, experiments[0].name)

@@ -1,4 +1,4 @@
-"""A module as one flat float32 vector: trainable parameters first, then floating-point buffers.
+"""A module as one flat float32 vector: parameters first, then floating-point buffers.
 
 Parameters are stepped by the strategy. Buffers (BatchNorm's running mean and variance) are statistics, not directions:
 they are averaged over owners and no server learning rate or momentum touches them. Integer buffers (BatchNorm's batch
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedray.errors import ModelError
@@ -16,36 +17,47 @@ from fedray.values import Vector
 
 
 class Layout:
-    """Reads a module into a vector and back, in the order of ``named_parameters`` and ``named_buffers``.
+    """Reads a module into a vector and back, in the order of ``parameters`` and ``buffers``.
+
+    Tensors are looked up at every read and write, so that a module may put new buffers in place of old ones.
 
     Raises:
         ModelError: a parameter or floating-point buffer is not float32, or there is none to train.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        parameters = list(module.parameters())
-        buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
-        self._tensors: list[Tensor] = [*parameters, *buffers]
-        odd = sorted({str(tensor.dtype) for tensor in self._tensors if tensor.dtype != torch.float32})
+        self._module = module
+        parameters, tensors = list(module.parameters()), self._tensors()
+        odd = sorted({str(tensor.dtype) for tensor in tensors if tensor.dtype != torch.float32})
         if odd or not parameters:
             raise ModelError(
                 f"a model with {', '.join(odd) + ' parameters' if odd else 'no parameters'}",
                 "float32 parameters",
                 "call .float() on the model in its factory",
             )
-        self._sizes = [tensor.numel() for tensor in self._tensors]
+        self._sizes = [tensor.numel() for tensor in tensors]
         self.n_parameters = sum(tensor.numel() for tensor in parameters)
         self.n_values = sum(self._sizes)
+
+    @property
+    def is_trained(self) -> NDArray[np.bool_]:
+        """Shape ``(n_values,)``: True for parameters that require a gradient."""
+        flags = [isinstance(tensor, nn.Parameter) and tensor.requires_grad for tensor in self._tensors()]
+        return np.repeat(flags, self._sizes)
 
     @torch.no_grad()
     def read(self) -> Vector:
         """The module's values, shape ``(n_values,)``."""
-        flat: Vector = torch.cat([tensor.reshape(-1) for tensor in self._tensors]).cpu().numpy()
+        flat: Vector = torch.cat([tensor.reshape(-1) for tensor in self._tensors()]).cpu().numpy()
         return flat
 
     @torch.no_grad()
     def write(self, vector: Vector) -> None:
         """Set the module's values from a vector of shape ``(n_values,)``, which may be read-only."""
         pieces = torch.from_numpy(np.array(vector)).split(self._sizes)
-        for tensor, piece in zip(self._tensors, pieces, strict=True):
+        for tensor, piece in zip(self._tensors(), pieces, strict=True):
             tensor.copy_(piece.view(tensor.shape))
+
+    def _tensors(self) -> list[Tensor]:
+        buffers = [buffer for buffer in self._module.buffers() if buffer.is_floating_point()]
+        return [*self._module.parameters(), *buffers]

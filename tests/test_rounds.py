@@ -300,9 +300,14 @@ def test_two_barren_rounds_and_an_update_do_not_end_the_run() -> None:
     assert [record.n_updates for record in records] == [0, 0, 3, 0, 0, 3]
 
 
-@pytest.mark.parametrize("outcome", ["dropped", "refused", "rejected"])
-def test_owners_that_live_but_send_nothing_do_not_end_the_run(outcome: str) -> None:
-    vector, records = _run(federation(torch_task, SHARDS, around=_silent(outcome, set(range(9))), rounds=5))
+@pytest.mark.parametrize("outcome", ["refused", "rejected"])
+def test_a_run_in_which_every_update_is_refused_is_no_success(outcome: str) -> None:
+    with pytest.raises(RunError, match="no owner gave an update"):
+        _run(federation(torch_task, SHARDS, around=_silent(outcome, set(range(9))), rounds=5))
+
+
+def test_owners_that_are_only_slow_do_not_end_the_run() -> None:
+    vector, records = _run(federation(torch_task, SHARDS, around=_silent("dropped", set(range(9))), rounds=5))
     assert len(records) == 5
     assert sha256(vector) == records[0].parameters_sha256
 

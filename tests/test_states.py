@@ -27,6 +27,8 @@ STATE = ServerState(
     vector=np.array([1.5, -2.0, np.float32(1e-30)], dtype=np.float32),
     strategy={"velocity": np.array([1 / 3, 0.0]), "strategy.odd": np.zeros(0)},
     spent={"a": Spent(1.25, 1.5, 1e-5), "ö/b": Spent(0.1, 0.2, 1e-6)},
+    asked={"a": 3},
+    lost=frozenset({"b"}),
     barren=2,
 )
 
@@ -61,7 +63,9 @@ def test_any_state_comes_back(
     tmp_path_factory: pytest.TempPathFactory, vector: Any, velocity: Any, round: int, epsilon: float
 ) -> None:
     path = tmp_path_factory.mktemp("state") / "s"
-    state = ServerState(round, vector, {"velocity": velocity}, {"x": Spent(epsilon, epsilon, 1e-5)}, 0)
+    state = ServerState(
+        round, vector, {"velocity": velocity}, {"x": Spent(epsilon, epsilon, 1e-5)}, {"x": 2}, frozenset({"x"}), 0
+    )
     save_state(path, state)
     assert _same(load_state(path), state)
 

@@ -19,7 +19,7 @@ console = Console()
 errors = Console(stderr=True)
 
 _ROWS_SHOWN = 12
-_COLUMNS = ("round", "updates", "loss", "metric", "epsilon", "up", "down", "time")
+_COLUMNS = ("round", "cohort", "loss", "metric", "epsilon", "up", "down", "time")
 
 
 class RoundsTable:
@@ -45,14 +45,21 @@ class RoundsTable:
     def add(self, record: RoundRecord) -> None:
         """Show one more round."""
         self._rows.append(_row(record, self._metric))
+        if not console.is_terminal:
+            self._print(self._rows[-1])
         self._progress.update(self._bar, completed=record.round)
 
     def __rich__(self) -> Group:
         return Group(self._table(self._rows[-_ROWS_SHOWN:]), self._progress)
 
-    def whole(self) -> Table:
-        """All rounds."""
-        return self._table(self._rows)
+    def _print(self, row: tuple[str, ...]) -> None:
+        """A line a round, for pipes and logs."""
+        if len(self._rows) == 1:
+            self._print_line([self._metric if column == "metric" else column for column in _COLUMNS])
+        self._print_line(row)
+
+    def _print_line(self, cells: Sequence[str]) -> None:
+        console.print("".join(cell.rjust(max(10, len(self._metric) + 2)) for cell in cells), highlight=False)
 
     def _table(self, rows: Sequence[tuple[str, ...]]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -65,10 +72,9 @@ class RoundsTable:
 
 @contextmanager
 def live(table: RoundsTable) -> Iterator[None]:
-    """Keep the table on the screen while it grows; on a pipe, print it once at the end."""
+    """Keep the table on the screen while it grows."""
     if not console.is_terminal:
         yield
-        console.print(table.whole())
         return
     with Live(table, console=console, refresh_per_second=8):
         yield

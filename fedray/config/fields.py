@@ -24,7 +24,9 @@ from fedray.errors import ConfigError
 class Section(BaseModel):
     """A frozen part of an experiment; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True, use_attribute_docstrings=True
+    )
 
 
 def _expand(value: object) -> object:

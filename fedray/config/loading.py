@@ -175,6 +175,8 @@ def _describe(item: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         close = difflib.get_close_matches(path[-1], _known_keys(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
+        if close and close[0] == path[-1]:
+            hint = "; it belongs to another kind of this section, see its name"
         return f"{where}: unknown key{hint}"
     if item["type"] == "union_tag_not_found":
         return f"{where}: 'name' is missing, which says what kind it is; found {_shortened(item['input'])}"

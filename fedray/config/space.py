@@ -72,6 +72,8 @@ class Space:
             try:
                 found.append(self.at(point))
             except ConfigError as error:
+                if not point:
+                    raise
                 settings = ", ".join(f"{key}={value!r}" for key, value in point.items())
                 raise ConfigError(f"at {settings}: {error.found}", error.expected, error.remedy) from None
         return found

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pickle import PicklingError
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from fedray.errors import ModelError
 from fedray.privacy.account import PrivacyAccount
 from fedray.privacy.accounting import Release, calibrate
 from fedray.tasks.descent import Batch, Steps, count_steps
+from fedray.tasks.losses import Loss
 from fedray.values import Assignment, Schema, Work
 
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -120,6 +120,10 @@ class PrivateDescent:
         coins = self._generator(seed, "batches")
         return Steps(self._wrapped, private, _batches(coins, plan.sample_rate, n_steps, features, targets), n_steps)
 
+    @property
+    def releases_statistics(self) -> bool:
+        return False
+
     def end(self, assignment: Assignment, n_steps: int) -> None:
         self._account.settle(assignment.plan.round, n_steps)
 
@@ -135,6 +139,15 @@ class _NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no typ
     def __init__(self, optimizer: Optimizer, *, noise: np.random.Generator, **options: Any) -> None:
         super().__init__(optimizer, **options)
         self._noise = noise
+
+    def pre_step(self, closure: Any = None) -> bool | None:
+        """Clip and add noise; an empty batch has no gradients, and one that is not finite counts as none."""
+        for parameter in self.params:
+            if parameter.grad_sample is None:
+                parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
+            parameter.grad_sample = torch.nan_to_num(parameter.grad_sample, nan=0.0, posinf=0.0, neginf=0.0)
+        ready: bool | None = super().pre_step(closure)
+        return ready
 
     def add_noise(self) -> None:
         """Put clipped and summed gradients plus noise of deviation z C into ``grad``."""
@@ -178,69 +191,87 @@ def make_private(module: nn.Module) -> nn.Module:
             "use GroupNorm (model.norm: group for the built-in cnn), or return "
             "opacus.validators.ModuleValidator.fix(model) from your factory",
         )
-    module.train()
-    if ModuleValidator.is_valid(module):
-        return module
-    try:
-        private: nn.Module = ModuleValidator.fix(module)
-    except (AttributeError, PicklingError) as error:
-        raise _untreatable(str(error)) from error
-    return private
+    fixer = ModuleValidator.FIXERS.get(type(module))
+    if fixer is not None:
+        private: nn.Module = fixer(module)
+        return private
+    for name, part in list(module.named_children()):
+        setattr(module, name, make_private(part))
+    return module
 
 
-def check_private(module: nn.Module, schema: Schema) -> None:
-    """Try the module on two unlike rows, of zeros and of ones, as far as that can show that it treats each by itself.
+def check_private(module: nn.Module, loss: Loss, schema: Schema) -> None:
+    """Hold Opacus's per-example gradients of model and loss on a few rows against each row's own gradient.
+
+    Random layers are switched off for it; where randomness remains, only the shapes can be checked.
 
     Raises:
-        ModelError: Opacus cannot take its gradients, it mixes rows, or it keeps statistics of them.
+        ModelError: Opacus cannot take them, rows or losses are mixed, or the model keeps statistics of rows.
     """
-    features = torch.zeros((2, *schema.feature_shape), dtype=getattr(torch, schema.feature_dtype))
-    features[1] = 1
-    _require_rows_apart(module, features)
+    features, targets = _probe(schema)
+    for part in module.modules():
+        part.train(not isinstance(part, nn.modules.dropout._DropoutNd))
     _require_still_buffers(module, features)
-    _require_gradients(module, features)
-
-
-@torch.no_grad()
-def _require_rows_apart(module: nn.Module, features: Tensor) -> None:
-    """A row alone must give what it gives in a batch; cannot be told for modules that draw at random (dropout)."""
+    trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     try:
-        together, again, alone = module(features), module(features), module(features[:1])
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        alone = [
+            _gradients(module, loss, trained, features[i : i + 1], targets[i : i + 1]) for i in range(len(targets))
+        ]
+        again = _gradients(module, loss, trained, features[:1], targets[:1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loss(GradSampleModule(module)(features), targets).backward()
+    except (NotImplementedError, RuntimeError, IndexError, ValueError, TypeError) as error:
         raise _untreatable(str(error)) from error
-    if torch.equal(together, again) and not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-5):
-        raise ModelError(
-            "a model whose output for a row depends on the other rows of the batch, under example-level privacy",
-            "layers that treat every row by itself, so that one row's share of the gradient can be bounded",
-            "take out what mixes rows, such as a mean over the batch",
-        )
+    is_repeatable = all(torch.equal(first, second) for first, second in zip(alone[0], again, strict=True))
+    shapes = {name: getattr(getattr(parameter, "grad_sample", None), "shape", ()) for name, parameter in trained}
+    if missing := [name for name, parameter in trained if shapes[name] != (len(targets), *parameter.shape)]:
+        raise _untreatable(f"no per-example gradient for {', '.join(missing)}")
+    for place, (name, parameter) in enumerate(trained):
+        found: Tensor = getattr(parameter, "grad_sample")  # noqa: B009  # set by Opacus
+        expected = torch.stack([gradients[place] for gradients in alone])
+        tolerance = 1e-4 * (1 + float(expected.abs().max()))
+        if is_repeatable and not torch.allclose(found, expected, rtol=1e-2, atol=tolerance):
+            raise ModelError(
+                f"a model or loss under example-level privacy in which rows act on each other (seen at {name})",
+                "a model that treats every row by itself, and a loss that is the mean over rows",
+                "take out what mixes rows: means over the batch, class weights, sums, contrastive losses",
+            )
+
+
+def _probe(schema: Schema) -> tuple[Tensor, Tensor]:
+    """Three rows unlike each other, with targets: random features (tokens 0 and 1), classes in turn."""
+    draw, n = torch.Generator().manual_seed(0), 3
+    if schema.feature_dtype == "int64":
+        features = torch.randint(0, 2, (n, *schema.feature_shape), generator=draw)
+    else:
+        features = torch.randn((n, *schema.feature_shape), generator=draw)
+    if schema.n_classes is None:
+        return features, torch.randn((n, *schema.target_shape), generator=draw)
+    return features, torch.randint(0, schema.n_classes, (n, *schema.target_shape), generator=draw)
+
+
+def _gradients(
+    module: nn.Module, loss: Loss, trained: Sequence[tuple[str, nn.Parameter]], features: Tensor, targets: Tensor
+) -> tuple[Tensor, ...]:
+    parameters = [parameter for _, parameter in trained]
+    total = loss(module(features), targets)
+    return torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
 
 
 @torch.no_grad()
 def _require_still_buffers(module: nn.Module, features: Tensor) -> None:
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    module(features)
+    try:
+        module(features)
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        raise _untreatable(str(error)) from error
     if moved := [name for name, buffer in module.named_buffers() if not torch.equal(before[name], buffer)]:
         raise ModelError(
             f"a model that changes its buffers {', '.join(moved)} in training, under example-level privacy",
             "buffers that stay: they would be released without noise",
             "leave such statistics out, or make them constants",
         )
-
-
-def _require_gradients(module: nn.Module, features: Tensor) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            GradSampleModule(module)(features).sum().backward()
-    except (NotImplementedError, RuntimeError, ValueError, TypeError) as error:
-        raise _untreatable(str(error)) from error
-    if missing := [
-        name
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad and getattr(parameter, "grad_sample", None) is None
-    ]:
-        raise _untreatable(f"no per-example gradient for {', '.join(missing)}")
 
 
 def _untreatable(detail: str) -> ModelError:

@@ -39,6 +39,10 @@ class Descent(Protocol):
     ) -> Steps:
         """The steps of one round."""
 
+    @property
+    def releases_statistics(self) -> bool:
+        """Whether buffers and frozen parameters leave the owner too, and not only what was trained."""
+
     def end(self, assignment: Assignment, n_steps: int) -> None:
         """Called with the number of steps that were really taken."""
 
@@ -65,6 +69,10 @@ class ShuffledDescent:
     ) -> Steps:
         n_steps = count_steps(assignment.work, len(targets), self._batch_size)
         return Steps(module, optimizer, self._batches(features, targets, n_steps, seed), n_steps)
+
+    @property
+    def releases_statistics(self) -> bool:
+        return True
 
     def end(self, assignment: Assignment, n_steps: int) -> None:
         """Nothing to settle."""

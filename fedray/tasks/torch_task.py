@@ -91,11 +91,14 @@ class TorchTask:
                 if time.monotonic() > stops_at:
                     break
                 steps.optimizer.zero_grad()
-                self._loss(steps.model(batch_features), batch_targets).backward()
+                if len(batch_targets):
+                    self._loss(steps.model(batch_features), batch_targets).backward()
                 steps.optimizer.step()
                 n_taken += 1
             self._descent.end(assignment, n_taken)
             delta = self._layout.read() - vector
+            if not self._descent.releases_statistics:
+                delta[~self._layout.is_trained] = 0.0
         return Update(
             delta=delta,
             weight=len(shard.train) if assignment.plan.weighting == "examples" else 1,

@@ -192,6 +192,32 @@ def test_control_c_ends_all_actors_and_keeps_records(tmp_path: Path) -> None:
         time.sleep(0.5)
 
 
+def test_control_c_in_a_comparison_exits_with_130_and_can_be_resumed(tmp_path: Path) -> None:
+    experiment = write(tmp_path, rounds=3000, seed=[0, 1], evaluation={"every": 1000})
+    process = subprocess.Popen(
+        [str(FEDRAY), "compare", str(experiment), "--out", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 150
+        while not list((tmp_path / "out").glob("tune/*/checkpoint_*/rounds.parquet")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    refused = fedray("compare", "--resume", "out", "--set", "rounds=3", cwd=tmp_path)
+    assert refused.returncode == 2
+
+
 def _rounds_on_disk(directory: Path) -> int:
     try:
         return len(read_run(directory).rounds)

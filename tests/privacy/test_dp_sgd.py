@@ -202,8 +202,9 @@ def test_empty_batches_train_finitely_and_count(model: str, tmp_path: Path) -> N
     task = _task(tmp_path, model, dp=DpSgdPlan(N_ROWS, 1, 0.5, 0.8))
     task._module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     update = task.train(task.initial(0), assignment(plan(30, "steps")), shard(N_ROWS, 3, MODELS[model][1]), 0)
-    assert sizes.count(0) > 3
-    assert update.n_steps == len(sizes) == 30
+    assert len(sizes) < 27
+    assert min(sizes) >= 1
+    assert update.n_steps == 30
     assert np.isfinite(update.delta).all()
     assert (update.delta != 0).all()
 
@@ -288,10 +289,10 @@ class HalfUsed(nn.Module):
 def test_a_parameter_without_per_example_gradients_is_refused_by_name() -> None:
     module = HalfUsed()
     with pytest.raises(ModelError, match=r"lonely\.weight, lonely\.bias"):
-        check_private(make_private(module), TABLE)
+        check_private(make_private(module), cross_entropy, TABLE)
     module = HalfUsed()
     module.lonely.requires_grad_(False)
-    check_private(make_private(module), TABLE)
+    check_private(make_private(module), cross_entropy, TABLE)
 
 
 class Remembers(nn.Module):
@@ -310,11 +311,11 @@ class Remembers(nn.Module):
 
 def test_statistics_of_rows_are_refused_since_no_noise_would_cover_them() -> None:
     with pytest.raises(ModelError, match="buffers mean"):
-        check_private(make_private(Remembers(remembers=True)), TABLE)
-    check_private(make_private(Remembers(remembers=False)), TABLE)
+        check_private(make_private(Remembers(remembers=True)), cross_entropy, TABLE)
+    check_private(make_private(Remembers(remembers=False)), cross_entropy, TABLE)
 
 
-def test_a_class_that_cannot_be_pickled_is_taken_as_it_is_or_refused_in_plain_words() -> None:
+def test_a_class_that_cannot_be_pickled_is_made_private_all_the_same() -> None:
     class Local(nn.Module):
         def __init__(self, part: nn.Module) -> None:
             super().__init__()
@@ -322,13 +323,12 @@ def test_a_class_that_cannot_be_pickled_is_taken_as_it_is_or_refused_in_plain_wo
 
     module = Local(nn.Linear(5, 3))
     assert make_private(module) is module
-    with pytest.raises(ModelError, match="Local"):
-        make_private(Local(nn.LSTM(5, 3)))
+    assert type(make_private(Local(nn.LSTM(5, 3))).part).__name__ == "DPLSTM"
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn", "lstm", "lstm every step"])
 def test_the_built_in_models_can_be_trained_privately(model: str) -> None:
-    check_private(_private(model), MODELS[model][1])
+    check_private(_private(model), cross_entropy, MODELS[model][1])
 
 
 @pytest.mark.parametrize("model", ["lstm", "lstm every step"])
@@ -407,9 +407,10 @@ def test_a_budget_is_spread_over_the_rounds_that_an_owner_takes_part_in(tmp_path
     records = [record for _, record in federate(open_federation(experiment, InProcessCohort, tmp_path))]
     asked = {name for record in records for name in record.cohort}
     for owner in records[-1].owners:
-        assert (owner.epsilon is not None) == (owner.name in asked)
-        if owner.epsilon is not None:
+        if owner.name in asked:
             assert 2.0 * 0.98 < owner.epsilon <= 2.0
+        else:
+            assert owner.epsilon == 0.0
 
 
 def test_a_delta_of_one_over_the_rows_is_refused(tmp_path: Path) -> None:
