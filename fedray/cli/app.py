@@ -182,7 +182,8 @@ def _print_comparison(runs: Any) -> None:
     from fedray.report.comparison import as_rows
 
     console.print()
-    console.print(table_of(as_rows(_comparison(runs))))
+    rows = as_rows(_comparison(runs))
+    console.print(table_of([{key: row[key] for key in row if key != "strategy"} for row in rows]))
     console.print()
 
 

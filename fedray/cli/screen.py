@@ -110,7 +110,8 @@ class TrialsProgress:
         self._progress.update(self._bar, completed=len(self._done))
         if not console.is_terminal:
             seconds = time.monotonic() - self._started
-            console.print(f"  {len(self._done)}/{self._n_trials} trials, {seconds:.0f} s: {_settings(settings)}")
+            line = f"  {len(self._done)}/{self._n_trials} trials, {seconds:.0f} s: {_settings(settings)}"
+            console.print(line, soft_wrap=True)
 
     def __rich__(self) -> Group:
         return Group(self._progress, *self._running.values())

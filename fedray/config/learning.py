@@ -180,7 +180,8 @@ class ExamplePrivacy(Section):
     """Example-level differential privacy: DP-SGD (Abadi et al. 2016) inside every owner, by Opacus.
 
     Each owner's noise is calibrated once for the whole planned training, so that the epsilon it has spent at the end
-    is the one given here. Neighbouring shards differ by one training row, added or removed; row counts are public.
+    is the one given here. Neighbouring shards differ in one training row, for which one of them has nothing; row
+    counts and the choice of held-out rows are public.
     """
 
     name: Literal["example"] = "example"

@@ -2,8 +2,8 @@
 
 Reported is dp-accounting's figure by privacy loss distributions (PLD: Koskela et al. 2020; Doroshenko et al. 2022,
 whose discretisation gives an upper bound), beside it Opacus's by Renyi DP (Mironov 2017). Both are for neighbouring
-shards that differ by one example, added or removed. The central-limit figure of Gaussian DP is no upper bound under
-subsampling and is not offered.
+shards of which one has nothing in place of one example (accounted as an example added or removed). The central-limit
+figure of Gaussian DP is no upper bound under subsampling and is not offered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An answer that is lost may have been trained for and sent: what is reported then is never less than what was spent."""
+"""An answer that is lost may have been trained for and sent: what is reported is never less than what was spent."""
 
 from __future__ import annotations
 
