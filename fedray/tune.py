@@ -40,6 +40,13 @@ STATE = "state.safetensors"
 TRIALS = "trials"
 _TUNE = "tune"
 _SPACE = "compare.yaml"
+_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+}
+"""Tune's switches: our own progress and records, Ctrl-C ends a comparison, and not every round is evaluated."""
 _SERVER_CPUS = 0.01
 """Never nothing: Ray drops an empty head bundle, and then mistakes the first owner's node for the server's."""
 _OWNERS_CPUS = 1.0 - _SERVER_CPUS
@@ -95,6 +102,8 @@ def compare(
         RunDirectoryError: the directory exists, or there is nothing to resume.
         RunError: every trial failed.
     """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     found = separate(override(_raw(experiment), space or {}))
     experiments = found.experiments()
     if experiments[0].search.samples > 1 and not found.ranges:
@@ -191,10 +200,6 @@ def _bundles(config: dict[str, Any], *, space: Space) -> tune.PlacementGroupFact
 
 def _tuner(target: Path, space: Space, example: Experiment) -> tune.Tuner:
     search = example.search
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # our own progress instead
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the comparison; it can be resumed
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # not every round is evaluated
     return tune.Tuner(
         _trainable(target, space),
         param_space={
