@@ -89,7 +89,7 @@ def open_owner(experiment: Experiment, name: str, n_rounds: int, state_dir: Path
     _require_schema(name, shard, schema)
     device = "cuda" if experiment.gpus_of(name) and torch.cuda.is_available() else "cpu"
     task, account = _any_task(experiment, schema, device), None
-    sealer = make_protection(experiment, task).sealer(name)
+    sealer = make_protection(task).sealer(name)
     if isinstance(experiment.privacy, config.ExamplePrivacy):
         descent, account = _private(experiment, experiment.privacy, name, shard, n_rounds, state_dir)
         task = make_task(experiment, schema, descent, device)
@@ -121,7 +121,7 @@ def open_federation(experiment: Experiment, open_cohort: OpensCohort, state_dir:
         experiment=experiment,
         task=task,
         strategy=make_strategy(experiment),
-        protection=make_protection(experiment, task),
+        protection=make_protection(task),
         cohort=cohort,
         central_test=data.central_test(experiment.data),
         worst_spent=_worst_spent(experiment, n_rows, planned),
@@ -140,7 +140,7 @@ def make_strategy(experiment: Experiment) -> Strategy:
     return FedProx(mu=section.mu, **shared) if isinstance(section, config.FedProx) else FedAvg(**shared)
 
 
-def make_protection(experiment: Experiment, task: Task) -> Protection:  # noqa: ARG001  # one protection so far
+def make_protection(task: Task) -> Protection:
     """The protection that the experiment names."""
     return PlainProtection(len(task.initial(0)))
 
