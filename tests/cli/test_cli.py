@@ -29,6 +29,17 @@ def fedray(*arguments: object, cwd: Path, **options: object) -> subprocess.Compl
     )
 
 
+HEEDING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+"""Whoever runs the tests in the background has them ignore SIGINT, and their children too."""
+
+
+def interruptible(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """A fedray process in a session of its own, which heeds Ctrl-C."""
+    command = [sys.executable, "-c", HEEDING, str(FEDRAY), *map(str, arguments)]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=cwd, start_new_session=True, **options)
+
+
 def write(folder: Path, **changes: object) -> Path:
     path = folder / "experiment.yaml"
     path.write_text(yaml.safe_dump({**SMALL, **changes}))
@@ -161,14 +172,7 @@ def test_datasets_and_schema_are_printed(tmp_path: Path) -> None:
 
 def test_control_c_ends_all_actors_and_keeps_records(tmp_path: Path) -> None:
     experiment = write(tmp_path, rounds=100_000, evaluation={"every": 1})
-    process = subprocess.Popen(
-        [str(FEDRAY), "run", str(experiment), "--out", "out"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = interruptible("run", experiment, "--out", "out", cwd=tmp_path)
     try:
         deadline = time.monotonic() + 120
         while _rounds_on_disk(tmp_path / "out") < 3:
@@ -194,14 +198,7 @@ def test_control_c_ends_all_actors_and_keeps_records(tmp_path: Path) -> None:
 
 def test_control_c_in_a_comparison_exits_with_130_and_can_be_resumed(tmp_path: Path) -> None:
     experiment = write(tmp_path, rounds=3000, seed=[0, 1], evaluation={"every": 1000})
-    process = subprocess.Popen(
-        [str(FEDRAY), "compare", str(experiment), "--out", "out"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = interruptible("compare", experiment, "--out", "out", cwd=tmp_path)
     try:
         deadline = time.monotonic() + 150
         while not list((tmp_path / "out").glob("tune/*/checkpoint_*/rounds.parquet")):
