@@ -13,7 +13,6 @@ from fedray.data.rows import Rows, check_classes, divide
 from fedray.data.scaling import apply, check_scaling, fixed_statistics, scale_shard
 from fedray.data.shards import (
     central_rows,
-    check_central_test,
     ensure_simulated,
     read_simulated,
     simulated_owners,
@@ -81,7 +80,6 @@ def ensure_shards(data: AnyData) -> Path:
     written.
 
     Raises:
-        ConfigError: ``central_test`` together with owner scaling.
         DataError: a simulated split cannot be dealt, or source files are missing.
     """
     return absolute(data.path) if isinstance(data, Tables) else ensure_simulated(data)
@@ -91,11 +89,10 @@ def central_test(data: AnyData) -> Examples | None:
     """The server's own test rows, scaled like the owners' rows; None where the data section keeps none aside.
 
     Raises:
-        ConfigError: ``central_test`` together with owner scaling, which nothing at the server could repeat.
+        ConfigError: the scaling does not fit the features.
     """
     if isinstance(data, Tables | HeartDisease | Synthetic) or data.central_test == 0:
         return None
-    check_central_test(data)
     check_scaling(data.scaling, simulated_schema(data))
     rows = central_rows(data)
     if isinstance(data.scaling, FixedScaling):

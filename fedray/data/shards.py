@@ -18,13 +18,13 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from fedray.config.data import HeartDisease, OwnerScaling, Synthetic
+from fedray.config.data import HeartDisease, Synthetic
 from fedray.data import arrow, heart, synthetic
 from fedray.data.kinds import PooledData, SimulatedData
 from fedray.data.rows import Rows, share_of, take
 from fedray.data.sklearn_sets import load_pool, pooled_schema
 from fedray.data.splits import deal
-from fedray.errors import ConfigError, DataError
+from fedray.errors import DataError
 from fedray.seeds import generator
 from fedray.values import Examples, Schema
 
@@ -49,23 +49,6 @@ def simulated_schema(data: SimulatedData) -> Schema:
     return pooled_schema(data)
 
 
-def check_central_test(data: SimulatedData) -> None:
-    """Refuse a central test set whose rows nobody could scale.
-
-    Raises:
-        ConfigError: ``central_test`` together with owner scaling.
-    """
-    if isinstance(data, HeartDisease | Synthetic) or data.central_test == 0:
-        return
-    if isinstance(data.scaling, OwnerScaling):
-        raise ConfigError(
-            f"data.central_test is {data.central_test} with data.scaling: owner",
-            "scaling that means the same everywhere: the server's rows belong to no owner, and their own "
-            "mean and deviation are those of no model input in training",
-            "give data.scaling as {name: fixed, center: [...], scale: [...]} or none, or set central_test: 0",
-        )
-
-
 def central_rows(data: PooledData) -> Examples:
     """The server's own test rows, unscaled; empty where ``central_test`` is 0."""
     pool = load_pool(data)
@@ -76,10 +59,8 @@ def ensure_simulated(data: SimulatedData) -> Path:
     """The folder with one Parquet file an owner, made if it is not there.
 
     Raises:
-        ConfigError: ``central_test`` together with owner scaling.
         DataError: the split cannot be dealt, or files of heart disease are missing.
     """
-    check_central_test(data)
     folder = cache_folder() / _key(data)
     if not folder.is_dir():
         _write_folder(folder, shards(data))
@@ -90,7 +71,6 @@ def read_simulated(data: SimulatedData, owner: str) -> Rows:
     """Rows of one owner from its own file, which is made if this machine lacks it.
 
     Raises:
-        ConfigError: ``central_test`` together with owner scaling.
         DataError: no owner has this name, or the file is corrupt.
     """
     names = simulated_owners(data)

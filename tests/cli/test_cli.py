@@ -185,6 +185,7 @@ def test_control_c_ends_all_actors_and_keeps_records(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in errors
     kept = read_run(tmp_path / "out")
@@ -209,6 +210,7 @@ def test_control_c_in_a_comparison_exits_with_130_and_can_be_resumed(tmp_path: P
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in errors
     refused = fedray("compare", "--resume", "out", "--set", "rounds=3", cwd=tmp_path)
