@@ -24,7 +24,7 @@ from fedray.errors import ConfigError, DataError, ModelError
 from fedray.owners import Owner
 from fedray.protection.fixed_point import WEIGHT_BOUND
 from fedray.protection.plain import PlainProtection
-from fedray.protocols import Cohort, Protection, Strategy, Task
+from fedray.protocols import Account, Cohort, Protection, Strategy, Task
 from fedray.rounds import Federation
 from fedray.selection import planned_rounds
 from fedray.strategies import FedAvg, FedProx
@@ -36,7 +36,8 @@ from fedray.values import Schema, Shard, Spent, Vector
 from fedray.vectors import Layout
 
 if TYPE_CHECKING:
-    from fedray.privacy.dp_sgd import DpSgdPlan
+    from fedray.privacy.account import PrivacyAccount
+    from fedray.privacy.dp_sgd import DpSgdPlan, PrivateDescent
 
 OpensOwner = Callable[[], Owner]
 OpensCohort = Callable[[Mapping[str, OpensOwner]], Cohort]
@@ -88,14 +89,14 @@ def open_owner(experiment: Experiment, name: str, n_rounds: int, state_dir: Path
     shard = data.open_shard(experiment.data, name)
     _require_schema(name, shard, schema)
     device = "cuda" if experiment.gpus_of(name) and torch.cuda.is_available() else "cpu"
-    task, account = _any_task(experiment, schema, device), None
-    sealer = make_protection(task).sealer(name)
+    descent: Descent = ShuffledDescent(experiment.train.batch_size)
+    account: Account | None = None
     if isinstance(experiment.privacy, config.ExamplePrivacy):
         descent, account = _private(experiment, experiment.privacy, name, shard, n_rounds, state_dir)
-        task = make_task(experiment, schema, descent, device)
     elif experiment.task is None:
         _require_whole_batches(experiment, name, shard, schema)
-    return Owner(name, shard, task, sealer, experiment.seed, account)
+    task = _any_task(experiment, schema, descent, device)
+    return Owner(name, shard, task, make_protection(task).sealer(name), experiment.seed, account)
 
 
 def open_federation(experiment: Experiment, open_cohort: OpensCohort, state_dir: Path) -> Federation:
@@ -107,7 +108,8 @@ def open_federation(experiment: Experiment, open_cohort: OpensCohort, state_dir:
     names = data.owner_names(experiment.data)
     planned = planned_rounds(experiment.cohort, names, experiment.seed, experiment.rounds)
     openers = {name: partial(open_owner, experiment, name, planned[name], state_dir / _folder(name)) for name in names}
-    task = _any_task(experiment, data.schema_of(experiment.data))
+    descent = ShuffledDescent(experiment.train.batch_size)
+    task = _any_task(experiment, data.schema_of(experiment.data), descent)
     cohort = open_cohort(openers)
     n_rows = {info.name: info.n_train for info in cohort.owners}
     if experiment.strategy.weighting == "examples" and sum(n_rows.values()) > WEIGHT_BOUND:
@@ -185,11 +187,12 @@ def state_dict(experiment: Experiment, vector: Vector) -> dict[str, torch.Tensor
     return {name: tensor.clone().contiguous() for name, tensor in module.state_dict().items()}
 
 
-def _any_task(experiment: Experiment, schema: Schema, device: str = "cpu") -> Task:
+def _any_task(experiment: Experiment, schema: Schema, descent: Descent, device: str = "cpu") -> Task:
+    """The user's own task where there is one."""
     if experiment.task is not None:
         task: Task = resolve(experiment.task)(schema)
         return task
-    return make_task(experiment, schema, ShuffledDescent(experiment.train.batch_size), device)
+    return make_task(experiment, schema, descent, device)
 
 
 def _folder(name: str) -> str:
@@ -256,7 +259,7 @@ def _private(
     shard: Shard,
     n_rounds: int,
     state_dir: Path,
-) -> tuple[Any, Any]:
+) -> tuple[PrivateDescent, PrivacyAccount]:
     """The owner's private descent and its account."""
     from fedray.privacy.account import PrivacyAccount
     from fedray.privacy.dp_sgd import PrivateDescent

@@ -25,6 +25,11 @@ class PlainCombiner:
         self._n_added = 0
 
     def add(self, sealed: Sealed) -> None:
+        """Take one update into the sum.
+
+        Raises:
+            UpdateRefused: ``encode`` cannot have made it, or the weights would pass ``WEIGHT_BOUND``.
+        """
         fixed_point.check(sealed.payload, self._sum.size - 1)
         if int(self._sum[-1]) + int(sealed.payload[-1]) > fixed_point.WEIGHT_BOUND:
             raise UpdateRefused(

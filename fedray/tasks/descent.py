@@ -67,6 +67,7 @@ class ShuffledDescent:
         assignment: Assignment,
         seed: int,
     ) -> Steps:
+        """Batches for the assignment's work, in an order that only the seed decides."""
         n_steps = count_steps(assignment.work, len(targets), self._batch_size)
         return Steps(module, optimizer, self._batches(features, targets, n_steps, seed), n_steps)
 
