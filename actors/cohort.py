@@ -39,6 +39,7 @@ class RayCohort:
         share = owner_cpus(experiment, len(names), cpus)
         self._at_once = len(names) if share >= 1 or experiment.resources.owner_cpus != "auto" else max(1, int(cpus))
         self._deadline_s = experiment.deadline_s
+        self._answer_timeout_s = experiment.resources.answer_timeout_s
         self._late: dict[str, Any] = {}
         self._actors: dict[str, Any] = {
             name: RemoteOwner.options(**owner_options(experiment, name, share)).remote(openers[name]) for name in names
@@ -79,6 +80,14 @@ class RayCohort:
                     del running[ref]
                     self._late[assignment.owner] = ref
                     yield _gone(assignment, f"no answer within {self._deadline_s:g} s and {_GRACE_S:g} s of grace")
+
+    def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
+        """Ask all at once; an owner that trains meanwhile answers from another thread of its actor."""
+        refs = {self._actors[name].answer.remote(round, message): name for name, message in messages.items()}
+        done, late = ray.wait(list(refs), num_returns=len(refs), timeout=self._answer_timeout_s)
+        answers = {refs[ref]: _protocol_answer(ref, refs[ref], round) for ref in done}
+        reason = f"no answer within {self._answer_timeout_s:g} s"
+        return answers | {refs[ref]: Absent(refs[ref], round, "absent", reason) for ref in late}
 
     def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
         """Tallies of the owners that answer; one that is busy past the deadline, dead or failing is left out."""
@@ -137,6 +146,16 @@ def _answer(ref: ray.ObjectRef[Sealed | Absent], assignment: Assignment) -> Seal
     if getattr(answer, "owner", None) != assignment.owner or answer.round != assignment.plan.round:
         return Absent(assignment.owner, assignment.plan.round, "rejected", "an answer to another question")
     return answer
+
+
+def _protocol_answer(ref: ray.ObjectRef[bytes | Absent], owner: str, round: int) -> bytes | Absent:
+    try:
+        answer = ray.get(ref)
+    except RayActorError:
+        return Absent(owner, round, "absent", "its actor died; it is restarted where it can be")
+    except RayError as error:
+        return Absent(owner, round, "absent", f"its answer was lost ({type(error).__name__})")
+    return answer if isinstance(answer, bytes) else Absent(owner, round, answer.outcome, answer.reason)
 
 
 def _gone(assignment: Assignment, reason: str) -> Absent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import ray
@@ -15,6 +16,8 @@ import ray
 from fedray.errors import DataError, FedrayError
 from fedray.owners import Owner
 from fedray.values import Absent, Assignment, OwnerInfo, Part, Sealed, Tally, Vector
+
+_PROTOCOL = "protocol"
 
 
 class OwnerActor:
@@ -27,6 +30,7 @@ class OwnerActor:
     def __init__(self, open_owner: Callable[[], Owner]) -> None:
         self._open_owner = open_owner
         self._opened: Owner | None = None
+        self._opening = Lock()
 
     def join(self) -> OwnerInfo:
         """Open the owner.
@@ -53,6 +57,14 @@ class OwnerActor:
             spent = self._opened.spent if self._opened else None
             return Absent(assignment.owner, assignment.plan.round, "failed", _place(error), spent)
 
+    @ray.method(concurrency_group=_PROTOCOL)
+    def answer(self, round: int, message: bytes) -> bytes | Absent:
+        """Answer a message of the protection's protocol, in a thread of its own: an owner that trains answers too."""
+        try:
+            return self._owner().answer(round, message)
+        except Exception as error:
+            return Absent("", round, "failed", _place(error))
+
     def evaluate(self, vector: Vector, part: Part) -> Tally | str:
         """This owner's tally, or where it failed."""
         try:
@@ -61,12 +73,14 @@ class OwnerActor:
             return _place(error)
 
     def _owner(self) -> Owner:
-        if self._opened is None:
-            self._opened = self._open_owner()
-        return self._opened
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._open_owner()
+            return self._opened
 
 
-RemoteOwner: Any = ray.remote(OwnerActor)
+_in_two_threads: Any = ray.remote(concurrency_groups={_PROTOCOL: 1})  # type: ignore[call-overload]  # not in Ray's stubs
+RemoteOwner: Any = _in_two_threads(OwnerActor)
 
 
 def _place(error: Exception) -> str:

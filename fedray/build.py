@@ -7,6 +7,7 @@ its rows are read; ``open_federation`` at the server.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,16 @@ from fedray import data
 from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.config.fields import reference_name, resolve
-from fedray.errors import ConfigError, DataError, ModelError
+from fedray.errors import ConfigError, DataError, ModelError, ProtocolError
 from fedray.owners import Owner
-from fedray.protection.fixed_point import WEIGHT_BOUND
-from fedray.protection.plain import PlainProtection
-from fedray.protocols import Account, Cohort, Protection, Strategy, Task
+from fedray.protection.fixed_point import WEIGHT_BOUND, FixedPoint, power_of_two_from
+from fedray.protection.identity import Identity, Trust, key_file
+from fedray.protection.masked.graph import Rules
+from fedray.protection.masked.journal import Journal
+from fedray.protection.masked.owner import MaskedSealer
+from fedray.protection.masked.server import MaskedProtection
+from fedray.protection.plain import PlainProtection, PlainSealer
+from fedray.protocols import Account, Cohort, Protection, Sealer, Strategy, Task
 from fedray.rounds import Federation
 from fedray.selection import planned_rounds
 from fedray.strategies import FedAvg, FedProx
@@ -96,7 +102,7 @@ def open_owner(experiment: Experiment, name: str, n_rounds: int, state_dir: Path
     elif experiment.task is None:
         _require_whole_batches(experiment, name, shard, schema)
     task = _any_task(experiment, schema, descent, device)
-    return Owner(name, shard, task, make_protection(task).sealer(name), experiment.seed, account)
+    return Owner(name, shard, task, make_sealer(experiment, name, task, state_dir), experiment.seed, account)
 
 
 def open_federation(experiment: Experiment, open_cohort: OpensCohort, state_dir: Path) -> Federation:
@@ -112,20 +118,19 @@ def open_federation(experiment: Experiment, open_cohort: OpensCohort, state_dir:
     task = _any_task(experiment, data.schema_of(experiment.data), descent)
     cohort = open_cohort(openers)
     n_rows = {info.name: info.n_train for info in cohort.owners}
-    if experiment.strategy.weighting == "examples" and sum(n_rows.values()) > WEIGHT_BOUND:
+    try:
+        weight_bound = _weight_bound(experiment, n_rows)
+    except ConfigError:
         cohort.close()
-        raise ConfigError(
-            f"{sum(n_rows.values())} training rows as weights",
-            f"at most {WEIGHT_BOUND}",
-            "use strategy.weighting: uniform",
-        )
+        raise
     return Federation(
         experiment=experiment,
         task=task,
         strategy=make_strategy(experiment),
-        protection=make_protection(task),
+        protection=make_protection(experiment, task, weight_bound),
         cohort=cohort,
         central_test=data.central_test(experiment.data),
+        weight_bound=weight_bound,
         worst_spent=_worst_spent(experiment, n_rows, planned),
     )
 
@@ -142,9 +147,76 @@ def make_strategy(experiment: Experiment) -> Strategy:
     return FedProx(mu=section.mu, **shared) if isinstance(section, config.FedProx) else FedAvg(**shared)
 
 
-def make_protection(task: Task) -> Protection:
-    """The protection that the experiment names."""
-    return PlainProtection(len(task.initial(0)))
+def make_protection(experiment: Experiment, task: Task, weight_bound: int) -> Protection:
+    """The server's half of the protection that the experiment names, for one run.
+
+    Raises:
+        ConfigError: sums of this cohort do not fit.
+    """
+    section, fixed_point = experiment.protection, _fixed_point(experiment, task)
+    if isinstance(section, config.Masked):
+        return MaskedProtection(_rules(section), fixed_point, weight_bound, secrets.token_bytes(16), _enrolled(section))
+    return PlainProtection(fixed_point, weight_bound)
+
+
+def make_sealer(experiment: Experiment, name: str, task: Task, state_dir: Path) -> Sealer:
+    """One owner's half of the protection that the experiment names.
+
+    Raises:
+        ConfigError: sums do not fit, or the owner's signing key or journal cannot be read.
+    """
+    section, fixed_point = experiment.protection, _fixed_point(experiment, task)
+    if isinstance(section, config.Masked):
+        trust = Trust(_enrolled(section))
+        identity = _identity(trust, name, state_dir)
+        journal = Journal(state_dir / "sealed_rounds.json")
+        return MaskedSealer(name, identity, trust, _rules(section), fixed_point, experiment.seed, journal)
+    return PlainSealer(fixed_point, experiment.seed)
+
+
+def _fixed_point(experiment: Experiment, task: Task) -> FixedPoint:
+    section = experiment.protection
+    n_owners = experiment.most_in_a_round(len(data.owner_names(experiment.data)))
+    return FixedPoint(len(task.initial(0)), n_owners, section.clip, section.precision)
+
+
+def _rules(section: config.Masked) -> Rules:
+    return Rules(section.min_owners, section.server, section.corrupt, section.dropouts)
+
+
+def _enrolled(section: config.Masked | config.Ckks | config.Bfv) -> dict[str, bytes]:
+    return {name: bytes.fromhex(public) for name, public in section.identities.items()}
+
+
+def _identity(trust: Trust, name: str, state_dir: Path) -> Identity:
+    """The enrolled signing key, or one that lasts for the run."""
+    if not trust.is_enrolled:
+        return Identity.kept(state_dir / "identity.pem")
+    identity = Identity.read(key_file(name))
+    try:
+        trust.require(name, identity.public)
+    except ProtocolError:
+        raise ConfigError(
+            f"owner {name!r} signs with a key that is not the one under protection.identities",
+            "the enrolled key",
+            f"list {identity.public.hex()}, which fedray enrol {name} prints",
+        ) from None
+    return identity
+
+
+def _weight_bound(experiment: Experiment, n_rows: Mapping[str, int]) -> int:
+    """The power of two that no owner's weight passes; one where all weigh alike.
+
+    Raises:
+        ConfigError: a sum of weights would not fit.
+    """
+    if experiment.strategy.weighting == "uniform":
+        return 1
+    if (n_all := sum(n_rows.values())) > WEIGHT_BOUND:
+        raise ConfigError(
+            f"{n_all} training rows as weights", f"at most {WEIGHT_BOUND}", "use strategy.weighting: uniform"
+        )
+    return power_of_two_from(max(n_rows.values(), default=1))
 
 
 def _require_schema(name: str, shard: Shard, schema: Schema) -> None:

@@ -8,6 +8,8 @@
     ├── RunDirectoryError    a run directory that exists, is missing or holds another run
     ├── RecordsError         a record file that cannot be read
     ├── RunError             a run that cannot go on (no update in a round, a lost server)
+    ├── ProtocolError        a peer's message that is malformed, or that asks for what must not be given
+    ├── RoundAbandoned       a sum that is not opened, since too few owners are left; the run goes on
     └── OwnerError           what one data owner answers instead of an update; the round goes on
         ├── UpdateRefused    the update is non-finite, misshapen or beyond its bound
         └── BudgetExhausted  the work would spend more than the planned privacy budget
@@ -82,6 +84,14 @@ class RunError(FedrayError):
     """A run that cannot go on: no owner answered a round, or the server was lost."""
 
     exit_code = 8
+
+
+class ProtocolError(FedrayError):
+    """A peer's message that is malformed, or that asks for what must not be given. Whoever raises it gave nothing."""
+
+
+class RoundAbandoned(FedrayError):
+    """A sum that is not opened, since too few owners are left or one of them lied. Nothing is revealed."""
 
 
 class OwnerError(FedrayError):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from fedray import seeds
-from fedray.errors import BudgetExhausted, UpdateRefused
+from fedray.errors import BudgetExhausted, ProtocolError, UpdateRefused
 from fedray.protocols import Account, Sealer, Task
 from fedray.values import Absent, AbsentOutcome, Assignment, OwnerInfo, Part, Sealed, Shard, Spent, Tally, Vector
 
@@ -44,7 +44,14 @@ class Owner:
 
     def join(self) -> OwnerInfo:
         """What the server may know of this owner."""
-        return OwnerInfo(self._name, len(self._shard.train), len(self._shard.holdout))
+        return OwnerInfo(self._name, len(self._shard.train), len(self._shard.holdout), self._sealer.identity)
+
+    def answer(self, round: int, message: bytes) -> bytes | Absent:
+        """Answer a message of the protection's protocol, or say why not. May run while ``train`` does."""
+        try:
+            return self._sealer.answer(message)
+        except ProtocolError as error:
+            return Absent(self._name, round, "refused", f"{error.found}; expected {error.expected}")
 
     def train(self, vector: Vector, assignment: Assignment) -> Sealed | Absent:
         """Train from ``vector`` and seal the update, or say why there is none."""
@@ -59,8 +66,8 @@ class Owner:
                 return self._absent(assignment, "dropped", "the deadline passed before the first step")
             if update.delta.shape != vector.shape:
                 raise UpdateRefused(f"an update of shape {update.delta.shape}", f"{vector.shape}", "check the task")
-            payload = self._sealer.seal(update)
-        except BudgetExhausted as error:
+            payload, proof = self._sealer.seal(update, assignment)
+        except (BudgetExhausted, ProtocolError) as error:
             return self._absent(assignment, "refused", f"{error.found}; expected {error.expected}")
         except UpdateRefused as error:
             return self._absent(assignment, "rejected", error.found)
@@ -72,6 +79,7 @@ class Owner:
             is_complete=update.is_complete,
             seconds=time.perf_counter() - started,
             spent=self.spent,
+            proof=proof,
         )
 
     def evaluate(self, vector: Vector, part: Part) -> Tally:
@@ -102,6 +110,9 @@ class InProcessCohort:
     def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
         for assignment in assignments:
             yield self._owners[assignment.owner].train(vector, assignment)
+
+    def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
+        return {name: self._owners[name].answer(round, message) for name, message in messages.items()}
 
     def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
         for name, owner in self._owners.items():

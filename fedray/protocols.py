@@ -6,7 +6,7 @@ and by the contract tests in ``tests/contracts``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,10 +18,12 @@ from fedray.values import (
     Examples,
     OwnerInfo,
     Part,
+    Payload,
     RoundPlan,
     Sealed,
     Shard,
     Spent,
+    SumRecord,
     Tally,
     Total,
     Update,
@@ -64,18 +66,45 @@ class Strategy(Protocol):
 
 
 class Sealer(Protocol):
-    """The owner's half of a protection."""
+    """The owner's half of a protection. ``answer`` may run in another thread than ``seal``."""
 
-    def seal(self, update: Update) -> NDArray[np.int64]:
-        """The first thing that leaves the owner.
+    @property
+    def identity(self) -> bytes:
+        """The owner's public signing key, 32 bytes; empty where the protection needs none."""
+
+    def answer(self, message: bytes) -> bytes:
+        """Answer a message of the protection's protocol.
+
+        Raises:
+            ProtocolError: the message is malformed, or asks for what must not be given.
+        """
+
+    def seal(self, update: Update, assignment: Assignment) -> tuple[Payload, bytes]:
+        """The first thing that leaves the owner, and the owner's signed word on it where the protection asks for it.
 
         Raises:
             UpdateRefused: the update is non-finite, misshapen or beyond the bound of the sum.
+            ProtocolError: the round was not prepared, or was sealed before.
         """
 
 
+Ask = Callable[[Mapping[str, bytes]], Mapping[str, "bytes | Absent"]]
+"""Carries one message to each owner named and brings what each answers."""
+
+
 class Combiner(Protocol):
-    """The server's half: adds what it need not be able to read. Streaming, in any order."""
+    """The server's half for one round: adds what it need not be able to read, in any order, and has the sum opened."""
+
+    @property
+    def owners(self) -> Sequence[str]:
+        """Owners that may add an update, sorted; fewer than asked for where some did not prepare."""
+
+    @property
+    def lost(self) -> Mapping[str, str]:
+        """Owners that were asked for and may not add an update, with the reason."""
+
+    def briefing(self, owner: str) -> bytes:
+        """What this owner's sealer must be told before it seals."""
 
     def add(self, sealed: Sealed) -> None:
         """Take one sealed update into the sum.
@@ -88,29 +117,37 @@ class Combiner(Protocol):
     def n_added(self) -> int:
         """Updates in the sum."""
 
-    @property
-    def combined(self) -> NDArray[np.int64]:
-        """The sum, still sealed."""
+    def open(self) -> Total:
+        """Have the sum opened by whoever may.
 
+        Raises:
+            RoundAbandoned: it may not be opened; nothing is revealed.
+        """
 
-class Opener(Protocol):
-    """The half of whoever may read the sum."""
-
-    def open(self, combined: NDArray[np.int64]) -> Total:
-        """The sum in the clear."""
+    def record(self) -> SumRecord:
+        """What is kept of how this sum was protected."""
 
 
 class Protection(Protocol):
-    """How updates are hidden from the server while they are summed. Who holds which half is who knows what."""
+    """The server's half of how updates are hidden from it while they are summed; owners hold a ``Sealer`` each."""
 
-    def sealer(self, owner: str) -> Sealer:
-        """For one owner."""
+    def combiner(self, round: int, owners: Sequence[str], ask: Ask) -> Combiner:
+        """Prepare the sum of one round with these owners. May run in another thread, while owners train."""
 
-    def combiner(self) -> Combiner:
-        """For the server, one a round."""
 
-    def opener(self) -> Opener:
-        """For whoever may read sums."""
+class KeyHolder(Protocol):
+    """A third party that opens sums, for protections that have one."""
+
+    @property
+    def identity(self) -> bytes:
+        """Its public signing key, 32 bytes."""
+
+    def answer(self, message: bytes) -> bytes:
+        """Answer a message of the protection's protocol.
+
+        Raises:
+            ProtocolError: the message is malformed, or asks for what must not be given.
+        """
 
 
 class Account(Protocol):
@@ -130,6 +167,12 @@ class Cohort(Protocol):
 
     def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
         """Ask owners to train; yield each answer as it arrives."""
+
+    def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
+        """Carry a message of the protection's protocol to each owner named; what each answers, or why it did not.
+
+        May be called from another thread while owners train.
+        """
 
     def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
         """Every reachable owner's tally on its held-out or training rows."""

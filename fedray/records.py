@@ -21,9 +21,9 @@ import yaml
 from fedray.config import Experiment, as_yaml
 from fedray.environment import environment
 from fedray.errors import RecordsError, RunDirectoryError
-from fedray.values import OwnerRecord, RoundRecord
+from fedray.values import OwnerRecord, RoundRecord, SumRecord
 
-VERSION = "1"
+VERSION = "2"
 STREAM = "rounds.arrows"
 PARQUET = "rounds.parquet"
 
@@ -43,6 +43,22 @@ _OWNER = pa.struct(
         ("metrics", _METRICS),
     ]
 )
+_SUM = pa.struct(
+    [
+        ("protection", pa.string()),
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+        ("stages", pa.map_(pa.string(), pa.int64())),
+        ("threshold", pa.int64()),
+        ("min_owners", pa.int64()),
+        ("neighbours", pa.int64()),
+        ("key_bits", pa.int64()),
+        ("identities", pa.string()),
+        ("key_id", pa.string()),
+        ("bytes_up", pa.int64()),
+        ("bytes_down", pa.int64()),
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("round", pa.int64()),
@@ -54,6 +70,7 @@ SCHEMA = pa.schema(
         ("central_metrics", _METRICS),
         ("epsilon", pa.float64()),
         ("epsilon_rdp", pa.float64()),
+        ("sum", _SUM),
         ("bytes_up", pa.int64()),
         ("bytes_down", pa.int64()),
         ("seconds", _METRICS),
@@ -184,6 +201,7 @@ def _row(record: RoundRecord) -> dict[str, Any]:
     row = asdict(record)
     for key in ("metrics", "train_metrics", "central_metrics", "seconds"):
         row[key] = list(row[key].items())
+    row["sum"] = {**row["sum"], "stages": list(row["sum"]["stages"].items())}
     row["owners"] = [{**owner, "metrics": list(owner["metrics"].items())} for owner in row["owners"]]
     return row
 
@@ -192,7 +210,8 @@ def _record(row: dict[str, Any]) -> RoundRecord:
     for key in ("metrics", "train_metrics", "central_metrics", "seconds"):
         row[key] = dict(row[key])
     owners = tuple(OwnerRecord(**{**owner, "metrics": dict(owner["metrics"])}) for owner in row["owners"])
-    return RoundRecord(**{**row, "owners": owners, "cohort": tuple(row["cohort"])})
+    summed = SumRecord(**{**row["sum"], "stages": dict(row["sum"]["stages"])})
+    return RoundRecord(**{**row, "owners": owners, "sum": summed, "cohort": tuple(row["cohort"])})
 
 
 def _metadata(run: RunRecords) -> dict[str, str]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
+from fedray.ahead import Ahead
 from fedray.config import Experiment
-from fedray.errors import RunError, UpdateRefused
+from fedray.errors import RoundAbandoned, RunError, UpdateRefused
 from fedray.protocols import Cohort, Combiner, Protection, State, Strategy, Task
 from fedray.selection import assignments, cohort_of_round
 from fedray.values import (
@@ -23,10 +25,12 @@ from fedray.values import (
     Outcome,
     OwnerRecord,
     Part,
+    RoundPlan,
     RoundRecord,
     Sealed,
     Spent,
     Tally,
+    Total,
     Vector,
     sha256,
 )
@@ -43,9 +47,10 @@ class Federation:
         experiment: what was asked for.
         task: the server's own copy, for initial values and the central test set.
         strategy: the algorithm.
-        protection: how updates are summed.
+        protection: the server's half of how updates are summed.
         cohort: the owners.
         central_test: the server's own test set, where there is one.
+        weight_bound: largest weight of an update.
         worst_spent: under differential privacy, the most that an owner can have spent after so many rounds.
     """
 
@@ -55,7 +60,12 @@ class Federation:
     protection: Protection
     cohort: Cohort
     central_test: Examples | None
+    weight_bound: int
     worst_spent: Callable[[str, int], Spent] | None = None
+
+    def combiner(self, round: int, owners: Sequence[str]) -> Combiner:
+        """The prepared sum of one round."""
+        return self.protection.combiner(round, owners, partial(self.cohort.ask, round))
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,25 @@ class ServerState:
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """What a round asks of whom.
+
+    Attributes:
+        cohort: names of the owners that take part.
+        too_slow: those of them that are not asked, since they would not complete work that must be complete.
+        assignments: what the others are asked.
+    """
+
+    cohort: tuple[str, ...]
+    too_slow: tuple[str, ...]
+    assignments: tuple[Assignment, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(assignment.owner for assignment in self.assignments)
+
+
+@dataclass(frozen=True)
 class _Collected:
     """What a cohort's training gave."""
 
@@ -89,6 +118,7 @@ class _Collected:
     sealed: Mapping[str, Sealed]
     absent: Mapping[str, Absent]
     reached: tuple[str, ...]
+    total: Total | None = None
 
 
 def initial_state(federation: Federation) -> ServerState:
@@ -105,8 +135,9 @@ def federate(federation: Federation, state: ServerState | None = None) -> Iterat
         RunError: no owner has answered for some rounds.
     """
     state = state or initial_state(federation)
+    ahead = Ahead(federation.combiner)
     while state.round < federation.experiment.rounds:
-        state, record = one_round(federation, state)
+        state, record = one_round(federation, state, ahead)
         yield state, record
 
 
@@ -136,20 +167,24 @@ class Server:
         return record
 
 
-def one_round(federation: Federation, state: ServerState) -> tuple[ServerState, RoundRecord]:
+def one_round(federation: Federation, state: ServerState, ahead: Ahead[Combiner]) -> tuple[ServerState, RoundRecord]:
     """The state after one more round, and the round's record.
 
     Raises:
         RunError: for the last ``PATIENCE`` rounds no owner that was asked gave an update, though not for being slow.
     """
-    experiment, number = federation.experiment, state.round + 1
+    number = state.round + 1
     clock = _Clock()
     plan = federation.strategy.plan(state.strategy, number)
     names = [info.name for info in federation.cohort.owners]
-    cohort = cohort_of_round(experiment.cohort, names, experiment.seed, number)
-    asked = assignments(plan, cohort, experiment.stragglers, experiment.deadline_s, experiment.seed)
+    asked = _ask(federation, plan)
+    combiner = ahead.take(number, asked.names)
+    clock.lap("prepare")
+    if number < federation.experiment.rounds:
+        ahead.start(number + 1, _ask(federation, replace(plan, round=number + 1)).names)
 
-    collected = _collect(federation, state, asked, clock)
+    collected = _open(_collect(federation, state, asked, combiner, clock))
+    clock.lap("open")
     vector, strategy = _step(federation, state, collected)
     clock.lap("step")
 
@@ -162,44 +197,61 @@ def one_round(federation: Federation, state: ServerState) -> tuple[ServerState, 
         spent=_spent(state, collected),
         asked=_asked(state, collected),
         lost=_lost(state, collected),
-        barren=_barren(state, cohort, collected),
+        barren=_barren(state, asked, collected),
     )
     spending = _spending(federation, after, names)
+    summed = collected.combiner.record()
     return after, RoundRecord(
         round=number,
-        cohort=cohort,
-        n_updates=collected.combiner.n_added,
+        cohort=asked.cohort,
+        n_updates=collected.combiner.n_added if collected.total else 0,
         n_rejected=sum(absent.outcome == "rejected" for absent in collected.absent.values()),
         metrics=metrics,
         train_metrics=train_metrics,
         central_metrics=central,
         epsilon=max((spent.epsilon for spent in spending.values()), default=None),
         epsilon_rdp=max((spent.epsilon_rdp for spent in spending.values()), default=None),
-        bytes_up=sum(sealed.payload.nbytes for sealed in collected.sealed.values()),
-        bytes_down=state.vector.nbytes * len(collected.reached),
+        sum=summed,
+        bytes_up=sum(sealed.payload.nbytes + len(sealed.proof) for sealed in collected.sealed.values())
+        + summed.bytes_up,
+        bytes_down=state.vector.nbytes * len(collected.reached) + summed.bytes_down,
         seconds=clock.seconds,
-        owners=tuple(_owner_record(name, cohort, collected, spending.get(name), tallies) for name in sorted(names)),
+        owners=tuple(_owner_record(name, collected, spending.get(name), tallies) for name in sorted(names)),
         parameters_sha256=sha256(vector),
     )
 
 
-def _collect(federation: Federation, state: ServerState, asked: Sequence[Assignment], clock: _Clock) -> _Collected:
-    """Train the cohort and add up what comes, in the order of arrival."""
-    combiner = federation.protection.combiner()
+def _ask(federation: Federation, plan: RoundPlan) -> _Asked:
+    """Who takes part in the round of this plan, and what each is asked."""
+    experiment = federation.experiment
+    names = [info.name for info in federation.cohort.owners]
+    cohort = cohort_of_round(experiment.cohort, names, experiment.seed, plan.round)
+    drawn = assignments(plan, cohort, experiment.stragglers, experiment.deadline_s, experiment.seed)
+    too_slow = tuple(one.owner for one in drawn if one.is_partial and not plan.accepts_partial_work)
+    in_time = tuple(one for one in drawn if one.owner not in too_slow)
+    return _Asked(cohort, too_slow, in_time)
+
+
+def _collect(
+    federation: Federation, state: ServerState, asked: _Asked, combiner: Combiner, clock: _Clock
+) -> _Collected:
+    """Train the owners that may add to the sum, and add up what comes, in the order of arrival."""
+    number = state.round + 1
     sealed: dict[str, Sealed] = {}
-    absent = {
-        assignment.owner: Absent(assignment.owner, assignment.plan.round, "dropped", "too slow for complete work")
-        for assignment in asked
-        if assignment.is_partial and not assignment.plan.accepts_partial_work
-    }
-    in_time = [assignment for assignment in asked if assignment.owner not in absent]
-    for answer in federation.cohort.train(state.vector, in_time):
+    absent = {name: Absent(name, number, "dropped", "too slow for complete work") for name in asked.too_slow}
+    absent |= {name: Absent(name, number, "absent", reason) for name, reason in combiner.lost.items()}
+    briefed = [
+        replace(one, weight_bound=federation.weight_bound, briefing=combiner.briefing(one.owner))
+        for one in asked.assignments
+        if one.owner in combiner.owners
+    ]
+    for answer in federation.cohort.train(state.vector, briefed):
         clock.lap("train")
         if isinstance(answer, Absent):
             absent[answer.owner] = answer
             continue
         try:
-            _require_asked(answer, in_time, sealed)
+            _require_asked(answer, briefed, sealed)
             _require_account(answer, state.spent.get(answer.owner))
             combiner.add(answer)
             sealed[answer.owner] = answer
@@ -207,7 +259,15 @@ def _collect(federation: Federation, state: ServerState, asked: Sequence[Assignm
             absent[answer.owner] = Absent(answer.owner, answer.round, "rejected", error.found, answer.spent)
         clock.lap("combine")
     clock.lap("train")
-    return _Collected(combiner, sealed, absent, reached=tuple(one.owner for one in in_time))
+    return _Collected(combiner, sealed, absent, reached=tuple(one.owner for one in briefed))
+
+
+def _open(collected: _Collected) -> _Collected:
+    """With the sum in the clear; without one where the round is abandoned."""
+    try:
+        return replace(collected, total=collected.combiner.open())
+    except RoundAbandoned:
+        return collected
 
 
 def _require_asked(answer: Sealed, asked: Sequence[Assignment], sealed: Mapping[str, Sealed]) -> None:
@@ -232,9 +292,9 @@ def _require_account(answer: Sealed, before: Spent | None) -> None:
 
 def _step(federation: Federation, state: ServerState, collected: _Collected) -> tuple[Vector, State]:
     """Move parameters by the strategy and buffers by their plain mean; stay where nothing came."""
-    if collected.combiner.n_added == 0:
+    if collected.total is None:
         return state.vector, state.strategy
-    mean = federation.protection.opener().open(collected.combiner.combined).mean
+    mean = collected.total.mean
     n = federation.task.n_parameters
     strategy, parameters = federation.strategy.step(state.strategy, state.vector[:n], mean[:n])
     buffers = (state.vector[n:] + mean[n:]).astype(np.float32)
@@ -307,32 +367,29 @@ def _spending(federation: Federation, state: ServerState, names: Sequence[str]) 
     return found
 
 
-def _barren(state: ServerState, cohort: tuple[str, ...], collected: _Collected) -> int:
-    lost = [absent for absent in collected.absent.values() if absent.outcome != "dropped"]
-    if not cohort or len(lost) < len(cohort):
-        return 0 if cohort else state.barren
+def _barren(state: ServerState, asked: _Asked, collected: _Collected) -> int:
+    """Rounds in a row without a sum, though not for want of owners in time."""
+    if len(asked.cohort) < max(1, collected.combiner.record().min_owners):
+        return state.barren
+    if collected.total is not None or any(one.outcome == "dropped" for one in collected.absent.values()):
+        return 0
     if state.barren + 1 >= PATIENCE:
+        reasons = {f"{absent.owner}: {absent.reason}" for absent in collected.absent.values()}
         raise RunError(
-            f"for {PATIENCE} rounds no owner gave an update: "
-            + "; ".join(sorted({f"{absent.owner}: {absent.reason}" for absent in lost})[:3]),
-            "an update of at least one owner",
+            f"for {PATIENCE} rounds there was no sum of updates: "
+            + "; ".join([text for text in [collected.combiner.record().reason] if text] + sorted(reasons)[:3]),
+            "enough owners that give one",
             "run again with --in-process to see where an owner fails; what was recorded is kept",
         )
     return state.barren + 1
 
 
-def _owner_record(
-    name: str,
-    cohort: tuple[str, ...],
-    collected: _Collected,
-    spent: Spent | None,
-    tallies: Mapping[str, Tally],
-) -> OwnerRecord:
+def _owner_record(name: str, collected: _Collected, spent: Spent | None, tallies: Mapping[str, Tally]) -> OwnerRecord:
     sealed, absent = collected.sealed.get(name), collected.absent.get(name)
     tally = tallies.get(name)
     return OwnerRecord(
         name=name,
-        outcome=_outcome(name, cohort, sealed, absent),
+        outcome=_outcome(name, collected),
         reason=absent.reason if absent else "",
         n_steps=sealed.n_steps if sealed else 0,
         seconds=sealed.seconds if sealed else 0.0,
@@ -343,19 +400,21 @@ def _owner_record(
     )
 
 
-def _outcome(name: str, cohort: tuple[str, ...], sealed: Sealed | None, absent: Absent | None) -> Outcome:
-    if sealed:
+def _outcome(name: str, collected: _Collected) -> Outcome:
+    if sealed := collected.sealed.get(name):
+        if collected.total is None:
+            return "unopened"
         return "update" if sealed.is_complete else "partial"
-    if absent:
+    if absent := collected.absent.get(name):
         return absent.outcome
-    return "absent" if name in cohort else "idle"
+    return "absent" if name in collected.reached else "idle"
 
 
 class _Clock:
     """Wall time by phase. A lap is the time since the last lap; the total is the sum of all."""
 
     def __init__(self) -> None:
-        self._phases: dict[str, float] = dict.fromkeys(("train", "combine", "step", "evaluate"), 0.0)
+        self._phases: dict[str, float] = dict.fromkeys(("prepare", "train", "combine", "open", "step", "evaluate"), 0.0)
         self._last = time.perf_counter()
 
     def lap(self, phase: str) -> None:

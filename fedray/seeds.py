@@ -24,3 +24,8 @@ def generator(seed: int, *key: str | int) -> np.random.Generator:
 def integer(seed: int, *key: str | int) -> int:
     """A 63-bit seed for libraries that want an integer, e.g. ``torch.manual_seed``."""
     return int.from_bytes(_digest(seed, key)[:8], "little") >> 1
+
+
+def key(seed: int, *key: str | int) -> bytes:
+    """A 16-byte key for a counter-mode cipher, where ``generator`` would be too slow."""
+    return _digest(seed, key)[:16]

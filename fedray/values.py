@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float32]
 """A flat float32 vector of shape ``(n_values,)``."""
+
+Payload = NDArray[np.unsignedinteger[Any]]
+"""A sealed update on its way: unsigned integers of the ring that sums are taken in, or bytes of ciphertexts."""
 
 Part = Literal["train", "holdout"]
 
@@ -67,11 +70,13 @@ class OwnerInfo:
         name: the owner's name.
         n_train: number of training rows; public, it weighs the owner's update.
         n_holdout: number of held-out rows.
+        identity: public Ed25519 key, 32 bytes, with which it signs what protocols ask of it; empty where none do.
     """
 
     name: str
     n_train: int
     n_holdout: int
+    identity: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +115,16 @@ class Assignment:
         plan: the plan of the round.
         work: the owner's own work; less than ``plan.work`` for a simulated straggler.
         deadline_s: seconds after which local training stops where it is; None for no limit.
+        weight_bound: largest weight of an update in this federation; what weights are scaled by.
+        briefing: what the server's half of the protection tells this owner's half before it seals.
     """
 
     owner: str
     plan: RoundPlan
     work: Work
     deadline_s: float | None
+    weight_bound: int = 1
+    briefing: bytes = b""
 
     @property
     def is_partial(self) -> bool:
@@ -161,8 +170,8 @@ class Sealed:
     Attributes:
         owner: the owner's name.
         round: the round it belongs to.
-        payload: what the protection's sealer made of update and weight; for plain protection fixed-point integers
-            of shape ``(n_values + 1,)``, the weight last.
+        payload: what the protection's sealer made of update and weight.
+        proof: the owner's signed word on this payload, for protections that ask for it.
         n_steps: optimizer steps taken.
         is_complete: False where the work is partial.
         seconds: time that training took at the owner.
@@ -171,15 +180,16 @@ class Sealed:
 
     owner: str
     round: int
-    payload: NDArray[np.int64]
+    payload: Payload
     n_steps: int
     is_complete: bool
     seconds: float
     spent: Spent | None
+    proof: bytes = b""
 
 
 AbsentOutcome = Literal["absent", "dropped", "rejected", "refused", "failed"]
-Outcome = Literal["update", "partial", "idle"] | AbsentOutcome
+Outcome = Literal["update", "partial", "idle", "unopened"] | AbsentOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +224,42 @@ class Total:
     @property
     def mean(self) -> NDArray[np.float64]:
         return self.weighted_sum / self.weight
+
+
+SumOutcome = Literal["opened", "abandoned", "empty"]
+
+
+@dataclass(frozen=True, slots=True)
+class SumRecord:
+    """How one round's sum was protected: what a reader needs to check the promises, and no secret.
+
+    Attributes:
+        protection: ``plain``, ``masked``, ``ckks`` or ``bfv``.
+        outcome: ``opened``; ``abandoned`` with nothing revealed; ``empty`` where there was nothing to open.
+        reason: why it was abandoned.
+        stages: stage of the protocol to the number of owners that passed it, in order.
+        threshold: owners whose help opening takes; 0 where it takes none.
+        min_owners: fewest contributions of which a sum is opened.
+        neighbours: owners that each owner shares keys with; 0 where they share none.
+        key_bits: entropy of the weakest secret that hides an update; 0 where nothing is hidden.
+        identities: where owners' signing keys were learned: ``enrolled`` beforehand, at ``first use``, or ``none``.
+        key_id: which key of the key holder the sum was under; empty where there is no key holder.
+        bytes_up: protocol messages from owners and key holder to the server, sealed updates left out.
+        bytes_down: protocol messages from the server.
+    """
+
+    protection: str
+    outcome: SumOutcome
+    reason: str
+    stages: Mapping[str, int]
+    threshold: int
+    min_owners: int
+    neighbours: int
+    key_bits: int
+    identities: Literal["enrolled", "first use", "none"]
+    key_id: str
+    bytes_up: int
+    bytes_down: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +308,10 @@ class RoundRecord:
         central_metrics: the same on the server's own test set, where there is one.
         epsilon: largest epsilon that any owner has spent (PLD); None without differential privacy.
         epsilon_rdp: the same by Renyi DP.
-        bytes_up: sealed updates received.
-        bytes_down: model sent, one copy an owner.
-        seconds: wall time by phase: train, combine, step, evaluate, and their round's total.
+        sum: how the sum was protected.
+        bytes_up: sealed updates and protocol messages received.
+        bytes_down: model, one copy an owner, and protocol messages sent.
+        seconds: wall time by phase: prepare, train, combine, open, step, evaluate, and the round's total.
         owners: a line an owner.
         parameters_sha256: digest of the model after the round.
     """
@@ -278,6 +325,7 @@ class RoundRecord:
     central_metrics: Mapping[str, float]
     epsilon: float | None
     epsilon_rdp: float | None
+    sum: SumRecord
     bytes_up: int
     bytes_down: int
     seconds: Mapping[str, float]

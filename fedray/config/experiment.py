@@ -13,6 +13,7 @@ from fedray.config.learning import (
     ExamplePrivacy,
     FedAvg,
     FixedSize,
+    Masked,
     Mlp,
     Model,
     NoPrivacy,
@@ -60,6 +61,8 @@ class Resources(Section):
     """Logical CPUs of the server."""
     start_timeout_s: PositiveFloat = 120.0
     """How long all actors may take to start."""
+    answer_timeout_s: PositiveFloat = 60.0
+    """How long an owner may take to answer a message of a protection's protocol."""
 
 
 class NoStopping(Section):
@@ -139,7 +142,7 @@ class Experiment(Section):
     """Seconds an owner may train in a round; it then returns the iterate that it has."""
     privacy: Privacy = NoPrivacy()
     """What bounds what the result reveals."""
-    protection: Protection = Plain()
+    protection: Protection = Masked()
     """What hides updates from the server."""
     evaluation: Evaluation = Evaluation()
     """When and on what to evaluate."""
@@ -167,6 +170,10 @@ class Experiment(Section):
         """GPUs, or the share of one, that an owner computes on."""
         placed = self.placement.get(owner, Placement()).gpus
         return self.resources.owner_gpus if placed is None else placed
+
+    def most_in_a_round(self, n_owners: int) -> int:
+        """The largest cohort of any round of a federation of so many owners."""
+        return self.cohort.size if isinstance(self.cohort, FixedSize) else n_owners
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -197,12 +204,26 @@ class Experiment(Section):
         private = isinstance(self.privacy, ExamplePrivacy)
         owners = self.data.owners if isinstance(self.data, Simulated | Synthetic) else None
         size = self.cohort.size if isinstance(self.cohort, FixedSize) else 0
+        smallest = 1 if isinstance(self.protection, Plain) else self.protection.min_owners
+        largest = size or owners
         fields = type(self).model_fields
         given = self.model_fields_set & {"model", "loss", "metrics"}
         return [
             (
                 owners is not None and size > owners,
                 f"cohort.size is {size}, but data.owners is {owners}; ask for at most {owners} owners a round",
+            ),
+            (
+                largest is not None and largest < smallest,
+                f"protection is {self.protection.name!r}, which opens sums of at least {smallest} owners, but a round "
+                f"has at most {largest}; take more owners, or let the server read updates with protection: plain",
+            ),
+            (
+                isinstance(self.protection, Masked)
+                and self.protection.server == "may_lie"
+                and not self.protection.identities,
+                "protection.server is may_lie, but protection.identities is empty: a server that lies could pass off "
+                "its own keys as owners' keys; run fedray enrol at each owner and list the public keys",
             ),
             (
                 private and isinstance(self.data.scaling, OwnerScaling),

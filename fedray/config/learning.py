@@ -206,10 +206,71 @@ class ExamplePrivacy(Section):
 Privacy = Annotated[NoPrivacy | ExamplePrivacy, Field(discriminator="name"), BY_NAME]
 
 
-class Plain(Section):
+class _FixedPoint(Section):
+    """How updates become integers; the same values give the same bits under plain, masked and BFV protection."""
+
+    clip: PositiveFloat = 8.0
+    """Largest absolute value of an update; one beyond it is refused."""
+    precision: PositiveFloat = 1e-5
+    """Resolution of an update of full weight, rounded down to a power of two."""
+
+
+class Plain(_FixedPoint):
     """No protection: the server reads every update. Sums are exact all the same."""
 
     name: Literal["plain"] = "plain"
 
 
-Protection = Annotated[Plain, BY_NAME]
+PublicKeys = dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+
+
+class _Protected(_FixedPoint):
+    min_owners: Annotated[int, Field(ge=3)] = 3
+    """Fewest updates of which a sum is ever opened."""
+    identities: PublicKeys = {}
+    """Owner's name to its public signing key in hexadecimal, as ``fedray enrol`` prints it. Without, keys are trusted
+    at first use: a server that lies when the run starts can then pass off its own."""
+
+
+class Masked(_Protected):
+    """Masked secure aggregation (Bonawitz et al. 2017; above 50 owners on the graph of Bell et al. 2020)."""
+
+    name: Literal["masked"] = "masked"
+    server: Literal["honest", "may_lie"] = "honest"
+    """``honest`` follows the protocol and tries to learn from what it sees; one that ``may_lie`` takes a threshold of
+    two thirds, enrolled identities and the full graph of owners."""
+    corrupt: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+    """Share of owners that may join with the server; sets the graph above 50 owners."""
+    dropouts: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    """Share of owners that may drop out in a round; sets the graph above 50 owners."""
+
+
+class KeyHolderPlace(Section):
+    """Where the key holder's actor must run."""
+
+    labels: dict[str, str] = {}
+    """Node labels."""
+    resources: dict[str, PositiveFloat] = {}
+    """Custom resources."""
+
+
+class _Homomorphic(_Protected):
+    key_rounds: PositiveInt = 100
+    """Rounds after which the key holder makes a new key."""
+    key_holder: KeyHolderPlace = KeyHolderPlace()
+    """Where the key holder's actor must run."""
+
+
+class Ckks(_Homomorphic):
+    """Approximate homomorphic sums (Cheon et al. 2017) through TenSEAL, opened by a key holder."""
+
+    name: Literal["ckks"] = "ckks"
+
+
+class Bfv(_Homomorphic):
+    """Exact homomorphic sums (Fan and Vercauteren 2012) through TenSEAL, opened by a key holder."""
+
+    name: Literal["bfv"] = "bfv"
+
+
+Protection = Annotated[Plain | Masked | Ckks | Bfv, Field(discriminator="name"), BY_NAME]

@@ -1,71 +1,227 @@
-"""Fixed-point encoding of updates, so that sums are exact and the order of arrival cannot change a bit.
+"""Updates as integers, so that sums are exact, alike under every protection, and free of the order of arrival.
 
-An update becomes ``[w * q(delta), w]`` in int64, where ``q`` rounds to multiples of ``2**-FRACTION_BITS``. The weight
-rides inside the vector. With the bounds below, 62 bits hold any sum: an overflow is impossible by construction.
+An update becomes ``[w / w_bound * delta, w]`` in multiples of a step. The weight rides inside the vector, in limbs
+that are no larger than any other value, so that it is hidden as the delta is. No sum of up to ``n_owners`` updates can
+leave the ring: what could is refused before.
+
+Stochastic rounding (Gupta et al. 2015, *Deep Learning with Limited Numerical Precision*) keeps sums unbiased. It draws
+16 bits a value from AES-128 in counter mode under a public key of (seed, round, owner): a replayed run gives the same
+bits under any protection. It hides nothing and need not.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-from fedray.errors import UpdateRefused
-from fedray.values import Total, Update
+from fedray import seeds
+from fedray.errors import ConfigError, RoundAbandoned, UpdateRefused
+from fedray.values import Assignment, Payload, Total, Update, Vector
 
-FRACTION_BITS = 28
-"""Resolution of a delta: 2**-28, about 4e-9."""
-DELTA_BOUND = 2**10
-"""Largest absolute value of a delta; a model that moves further in one round has diverged."""
-WEIGHT_BOUND = 2**24
-"""Largest sum of weights over one cohort."""
+WEIGHT_BITS = 24
+"""A cohort's weights sum up to at most 2**24."""
+WEIGHT_BOUND = 2**WEIGHT_BITS
+PIECE = 2**15
+"""Values that are worked on at a time, so that they stay in the cache."""
 
-_SCALE = 2.0**FRACTION_BITS
-
-
-def encode(update: Update) -> NDArray[np.int64]:
-    """Integers of shape ``(n_values + 1,)``: the weighted delta, then the weight.
-
-    Raises:
-        UpdateRefused: the delta is non-finite or beyond ``DELTA_BOUND``, or the weight is not within 1..WEIGHT_BOUND.
-    """
-    if not 1 <= update.weight <= WEIGHT_BOUND:
-        raise UpdateRefused(
-            f"an update of weight {update.weight}",
-            f"a weight of 1 to {WEIGHT_BOUND}",
-            "use strategy.weighting: uniform",
-        )
-    if not np.isfinite(update.delta).all():
-        raise UpdateRefused("a non-finite update", "finite values only", "lower the learning rate")
-    if np.abs(update.delta, dtype=np.float64).max(initial=0.0) > DELTA_BOUND:
-        raise UpdateRefused(
-            f"an update with values beyond {DELTA_BOUND}",
-            f"values within +-{DELTA_BOUND}",
-            "lower the learning rate",
-        )
-    encoded = np.empty(update.delta.size + 1, dtype=np.int64)
-    encoded[:-1] = np.rint(update.delta.astype(np.float64) * _SCALE)
-    encoded[:-1] *= update.weight
-    encoded[-1] = update.weight
-    return encoded
+Ring = type[np.uint16] | type[np.uint32]
 
 
-def check(encoded: NDArray[np.int64], n_values: int) -> None:
-    """Refuse a vector that ``encode`` cannot have made.
+@dataclass(frozen=True, slots=True)
+class FixedPoint:
+    """How updates of one federation become integers; public, and the same for everyone.
+
+    Args:
+        n_values: length of an update.
+        n_owners: most updates in one sum.
+        clip: largest absolute value of an update.
+        precision: the step is the largest power of two up to this.
 
     Raises:
-        UpdateRefused: wrong type, shape or weight, or a value beyond the bound that its weight allows.
+        ConfigError: not even the 32-bit ring holds a sum.
     """
-    if not isinstance(encoded, np.ndarray) or encoded.dtype != np.int64 or encoded.shape != (n_values + 1,):
-        found = f"{getattr(encoded, 'dtype', type(encoded).__name__)} of shape {getattr(encoded, 'shape', None)}"
-        raise UpdateRefused(found, f"int64 of shape ({n_values + 1},)", "run the same fedray version on every node")
-    weight = int(encoded[-1])
-    if not 1 <= weight <= WEIGHT_BOUND:
-        raise UpdateRefused(f"a weight of {weight}", f"1 to {WEIGHT_BOUND}", "check the owner")
-    limit = weight * (DELTA_BOUND << FRACTION_BITS)
-    if n_values and (encoded[:-1].max() > limit or encoded[:-1].min() < -limit):
-        raise UpdateRefused("a value beyond its bound", f"at most {DELTA_BOUND} times its weight", "check the owner")
+
+    n_values: int
+    n_owners: int
+    clip: float
+    precision: float
+
+    def __post_init__(self) -> None:
+        if 2 * self.sum_bound >= 2**32:
+            raise ConfigError(
+                f"protection.clip {self.clip:g} at protection.precision {self.precision:g} for {self.n_owners} owners, "
+                f"which takes {self.sum_bound.bit_length() + 1} bits",
+                "sums within 32 bits",
+                f"raise protection.precision to {2 * self.n_owners * self.clip / 2**31:.1g}, lower protection.clip, or "
+                "take fewer owners a round",
+            )
+
+    @property
+    def step(self) -> float:
+        """Value of one unit in an update of full weight."""
+        return float(2.0 ** math.floor(math.log2(self.precision)))
+
+    @property
+    def value_bound(self) -> int:
+        """Largest absolute integer in an encoded update."""
+        return math.ceil(self.clip / self.step)
+
+    @property
+    def sum_bound(self) -> int:
+        """Largest absolute integer in a sum."""
+        return self.n_owners * self.value_bound
+
+    @property
+    def ring(self) -> Ring:
+        """The narrower of the two rings that holds every sum, signed."""
+        return np.uint16 if 2 * self.sum_bound < 2**16 else np.uint32
+
+    @property
+    def limb_bits(self) -> int:
+        """Bits of a weight's limb: none of its values passes ``value_bound``."""
+        return max(1, (self.value_bound + 1).bit_length() - 1)
+
+    @property
+    def n_limbs(self) -> int:
+        """Limbs of a weight."""
+        return -(-(WEIGHT_BITS + 1) // self.limb_bits)
+
+    @property
+    def length(self) -> int:
+        """Integers in an encoded update: values, then the weight's limbs, lowest first."""
+        return self.n_values + self.n_limbs
+
+    def pieces(self, update: Update, assignment: Assignment, seed: int) -> Iterator[tuple[slice, NDArray[np.int32]]]:
+        """The encoded update piece by piece; each is valid until the next is asked for.
+
+        Raises:
+            UpdateRefused: see ``require``.
+        """
+        self.require(update, assignment.weight_bound)
+        factor = update.weight / assignment.weight_bound / self.step
+        draws = _Draws(seeds.key(seed, "rounding", assignment.plan.round, assignment.owner))
+        for start in range(0, self.n_values, PIECE):
+            part = slice(start, min(start + PIECE, self.n_values))
+            yield part, _rounded(update.delta[part], factor, draws)
+        yield slice(self.n_values, self.length), self._limbs(update.weight)
+
+    def encode(self, update: Update, assignment: Assignment, seed: int) -> Payload:
+        """The encoded update in the ring, shape ``(length,)``; negative numbers wrap around.
+
+        Raises:
+            UpdateRefused: see ``require``.
+        """
+        encoded = np.empty(self.length, dtype=self.ring)
+        for part, piece in self.pieces(update, assignment, seed):
+            np.copyto(encoded[part], piece, casting="unsafe")
+        return encoded
+
+    def check_readable(self, payload: Payload) -> None:
+        """Refuse a vector that ``encode`` cannot have made, where it can be read.
+
+        Raises:
+            UpdateRefused: wrong type or shape, or a value or weight beyond its bound.
+        """
+        self.check(payload)
+        signed = self.signed(payload)
+        if max(signed.max(), -signed.min()) > self.value_bound:
+            raise UpdateRefused("a value beyond its bound", f"at most {self.value_bound} units", "check the owner")
+        if not 1 <= (weight := self._weight(signed)) <= WEIGHT_BOUND:
+            raise UpdateRefused(f"a weight of {weight}", f"1 to {WEIGHT_BOUND}", "check the owner")
+
+    def check(self, payload: Payload) -> None:
+        """Refuse an array that is no vector of this ring.
+
+        Raises:
+            UpdateRefused: wrong type or shape.
+        """
+        if not isinstance(payload, np.ndarray) or payload.dtype != self.ring or payload.shape != (self.length,):
+            found = f"{getattr(payload, 'dtype', type(payload).__name__)} of shape {getattr(payload, 'shape', None)}"
+            raise UpdateRefused(
+                found,
+                f"{np.dtype(self.ring)} of shape ({self.length},)",
+                "run the same fedray version and experiment on every node",
+            )
+
+    def signed(self, ring_sum: Payload) -> NDArray[np.int64]:
+        """A sum in the ring as signed integers."""
+        signed: NDArray[np.signedinteger[Any]] = ring_sum.view(np.int16 if self.ring is np.uint16 else np.int32)
+        return signed.astype(np.int64)
+
+    def decode(self, summed: NDArray[np.int64], weight_bound: int) -> Total:
+        """The sum in the clear, from signed integers of shape ``(length,)``.
+
+        Raises:
+            RoundAbandoned: the sum is one that ``encode`` cannot give; an owner sent something else.
+        """
+        weight = self._weight(summed)
+        is_bounded = not summed.size or max(summed.max(), -summed.min()) <= self.sum_bound
+        if not 1 <= weight <= WEIGHT_BOUND or not is_bounded:
+            raise RoundAbandoned(
+                f"a sum of weight {weight}" if is_bounded else "a sum beyond its bound",
+                f"weights of 1 to {WEIGHT_BOUND} and values within {self.sum_bound} units",
+                "find the owner that runs other code, or set strategy.weighting: uniform",
+            )
+        values = summed[: self.n_values].astype(np.float64)
+        return Total(weighted_sum=values * (self.step * weight_bound), weight=weight)
+
+    def _weight(self, signed: NDArray[np.int64]) -> int:
+        limbs = [int(limb) for limb in signed[self.n_values :]]
+        return sum(limb << (self.limb_bits * position) for position, limb in enumerate(limbs))
+
+    def _limbs(self, weight: int) -> NDArray[np.int32]:
+        mask = (1 << self.limb_bits) - 1
+        limbs = [(weight >> (self.limb_bits * position)) & mask for position in range(self.n_limbs)]
+        return np.array(limbs, dtype=np.int32)
+
+    def require(self, update: Update, weight_bound: int) -> None:
+        """Refuse what cannot be encoded.
+
+        Raises:
+            UpdateRefused: the delta is non-finite, misshapen or beyond ``clip``, or the weight beyond its bound.
+        """
+        if update.delta.shape != (self.n_values,):
+            raise UpdateRefused(f"an update of shape {update.delta.shape}", f"({self.n_values},)", "check the task")
+        if not 1 <= update.weight <= weight_bound:
+            raise UpdateRefused(
+                f"an update of weight {update.weight}", f"a weight of 1 to {weight_bound}", "check the task"
+            )
+        lowest, highest = update.delta.min(initial=0.0), update.delta.max(initial=0.0)
+        if not np.isfinite(lowest + highest):
+            raise UpdateRefused("a non-finite update", "finite values only", "lower the learning rate")
+        if lowest < -self.clip or highest > self.clip:
+            raise UpdateRefused(
+                f"an update with values beyond +-{self.clip:g}, protection.clip",
+                f"values within +-{self.clip:g}",
+                "lower the learning rate, or raise protection.clip",
+            )
 
 
-def decode(summed: NDArray[np.int64]) -> Total:
-    """The sum in the clear."""
-    return Total(weighted_sum=summed[:-1] / _SCALE, weight=int(summed[-1]))
+class _Draws:
+    """Uniform numbers in [0, 1) with 16 bits each."""
+
+    def __init__(self, key: bytes) -> None:
+        self._stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+        self._zeros = bytes(2 * PIECE)
+        self._bytes = np.empty(2 * PIECE, dtype=np.uint8)
+
+    def take(self, n: int) -> NDArray[np.float64]:
+        self._stream.update_into(memoryview(self._zeros)[: 2 * n], self._bytes.data[: 2 * n])
+        return self._bytes[: 2 * n].view("<u2") * 2.0**-16
+
+
+def _rounded(values: Vector, factor: float, draws: _Draws) -> NDArray[np.int32]:
+    scaled = np.multiply(values, factor, dtype=np.float64)
+    scaled += draws.take(len(values))
+    return np.floor(scaled, out=scaled).astype(np.int32)
+
+
+def power_of_two_from(n: int) -> int:
+    """The smallest power of two that is at least ``n``."""
+    return 1 << max(0, n - 1).bit_length()

@@ -2,71 +2,88 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping, Sequence
 
-from fedray.errors import UpdateRefused
-from fedray.protection import fixed_point
-from fedray.values import Sealed, Total, Update
+import numpy as np
+
+from fedray.errors import ProtocolError, RoundAbandoned, UpdateRefused
+from fedray.protection.fixed_point import FixedPoint
+from fedray.protocols import Ask
+from fedray.values import Assignment, Payload, Sealed, SumRecord, Total, Update
 
 
 class PlainSealer:
-    """Encodes and hides nothing."""
+    """Encodes and hides nothing.
 
-    def seal(self, update: Update) -> NDArray[np.int64]:
-        return fixed_point.encode(update)
+    Args:
+        fixed_point: how updates become integers.
+        seed: the experiment's seed, for stochastic rounding.
+    """
+
+    identity = b""
+
+    def __init__(self, fixed_point: FixedPoint, seed: int) -> None:
+        self._fixed_point = fixed_point
+        self._seed = seed
+
+    def answer(self, message: bytes) -> bytes:
+        raise ProtocolError(f"a message of {len(message)} bytes", "none: plain protection has no protocol", "ignore it")
+
+    def seal(self, update: Update, assignment: Assignment) -> tuple[Payload, bytes]:
+        return self._fixed_point.encode(update, assignment, self._seed), b""
 
 
 class PlainCombiner:
     """Adds integers: exact, in any order, one vector in memory."""
 
-    def __init__(self, n_values: int) -> None:
-        self._sum = np.zeros(n_values + 1, dtype=np.int64)
-        self._n_added = 0
+    def __init__(self, fixed_point: FixedPoint, weight_bound: int, owners: Sequence[str]) -> None:
+        self.owners = sorted(owners)
+        self.lost: Mapping[str, str] = {}
+        self.n_added = 0
+        self._fixed_point = fixed_point
+        self._weight_bound = weight_bound
+        self._sum = np.zeros(fixed_point.length, dtype=fixed_point.ring)
+        self._is_opened = False
+
+    def briefing(self, owner: str) -> bytes:  # noqa: ARG002  # plain sealers need none
+        return b""
 
     def add(self, sealed: Sealed) -> None:
-        """Take one update into the sum.
-
-        Raises:
-            UpdateRefused: ``encode`` cannot have made it, or the weights would pass ``WEIGHT_BOUND``.
-        """
-        fixed_point.check(sealed.payload, self._sum.size - 1)
-        if int(self._sum[-1]) + int(sealed.payload[-1]) > fixed_point.WEIGHT_BOUND:
-            raise UpdateRefused(
-                f"a cohort's weight beyond {fixed_point.WEIGHT_BOUND}",
-                f"at most {fixed_point.WEIGHT_BOUND} training rows in a cohort",
-                "use strategy.weighting: uniform",
-            )
+        self._fixed_point.check_readable(sealed.payload)
+        if self.n_added >= self._fixed_point.n_owners:
+            raise UpdateRefused("one update more than the sum can hold", f"{self._fixed_point.n_owners}", "check it")
         self._sum += sealed.payload
-        self._n_added += 1
+        self.n_added += 1
 
-    @property
-    def n_added(self) -> int:
-        return self._n_added
+    def open(self) -> Total:
+        if not self.n_added:
+            raise RoundAbandoned("no update", "one at least", "see why owners sent none")
+        self._is_opened = True
+        return self._fixed_point.decode(self._fixed_point.signed(self._sum), self._weight_bound)
 
-    @property
-    def combined(self) -> NDArray[np.int64]:
-        return self._sum
-
-
-class PlainOpener:
-    """Anyone may open a plain sum."""
-
-    def open(self, combined: NDArray[np.int64]) -> Total:
-        return fixed_point.decode(combined)
+    def record(self) -> SumRecord:
+        return SumRecord(
+            protection="plain",
+            outcome="opened" if self._is_opened else "empty",
+            reason="",
+            stages={"asked": len(self.owners), "updates": self.n_added},
+            threshold=0,
+            min_owners=1,
+            neighbours=0,
+            key_bits=0,
+            identities="none",
+            key_id="",
+            bytes_up=0,
+            bytes_down=0,
+        )
 
 
 class PlainProtection:
-    """All three halves for a vector of ``n_values``; the server may hold them all."""
+    """The server's half. It can read every update."""
 
-    def __init__(self, n_values: int) -> None:
-        self._n_values = n_values
+    def __init__(self, fixed_point: FixedPoint, weight_bound: int) -> None:
+        self._fixed_point = fixed_point
+        self._weight_bound = weight_bound
 
-    def sealer(self, owner: str) -> PlainSealer:  # noqa: ARG002  # the seam names the owner; plain needs no identity
-        return PlainSealer()
-
-    def combiner(self) -> PlainCombiner:
-        return PlainCombiner(self._n_values)
-
-    def opener(self) -> PlainOpener:
-        return PlainOpener()
+    def combiner(self, round: int, owners: Sequence[str], ask: Ask) -> PlainCombiner:  # noqa: ARG002  # see the seam
+        return PlainCombiner(self._fixed_point, self._weight_bound, owners)

@@ -1,0 +1,351 @@
+"""The server's half of a masked sum: it carries keys and sealed shares, adds, and takes away what survivors reveal.
+
+It sees masked updates, public keys and sealed shares; after opening, seeds of self masks of owners whose update is in
+the sum and mask keys of owners whose update is not. It holds no secret of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from fedray.errors import ProtocolError, RoundAbandoned, UpdateRefused
+from fedray.protection.fixed_point import FixedPoint
+from fedray.protection.identity import Trust, is_signed
+from fedray.protection.masked import masks, shamir
+from fedray.protection.masked.graph import Graph, Rules
+from fedray.protection.masked.masks import Mask
+from fedray.protection.masked.messages import (
+    Alive,
+    AliveSigned,
+    Briefing,
+    Delivery,
+    Invite,
+    KeyList,
+    Keys,
+    Receipt,
+    Reveal,
+    Revealed,
+    Shared,
+)
+from fedray.protection.masked.owner import alive_fields, commitment, is_keys_signed
+from fedray.protection.wire import Message, decode, encode
+from fedray.protocols import Ask
+from fedray.values import Absent, Sealed, SumRecord, Total
+
+M = TypeVar("M", Keys, Shared, Receipt, AliveSigned, Revealed)
+
+
+class MaskedProtection:
+    """Prepares one masked sum a round.
+
+    Args:
+        rules: what owners hold the round to.
+        fixed_point: how updates become integers.
+        weight_bound: largest weight of an update.
+        run: 16 random bytes that name the run.
+        enrolled: owner's name to its public key; empty to take owners' first keys for true.
+    """
+
+    def __init__(
+        self, rules: Rules, fixed_point: FixedPoint, weight_bound: int, run: bytes, enrolled: Mapping[str, bytes]
+    ) -> None:
+        self._rules = rules
+        self._fixed_point = fixed_point
+        self._weight_bound = weight_bound
+        self._run = run
+        self._trust = Trust(enrolled)
+
+    def combiner(self, round: int, owners: Sequence[str], ask: Ask) -> MaskedCombiner:
+        """Agree on keys and share secrets; three exchanges with every owner."""
+        talk = Talk(self._run, round, ask)
+        combiner = MaskedCombiner(self._rules, self._fixed_point, self._weight_bound, self._trust, talk)
+        combiner.prepare(sorted(owners))
+        return combiner
+
+
+class Talk:
+    """One round's exchanges, with a count of bytes and of who passed each stage."""
+
+    def __init__(self, run: bytes, round: int, ask: Ask) -> None:
+        self.run = run
+        self.round = round
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self._ask = ask
+
+    def exchange(self, messages: Mapping[str, Message], expected: type[M], lost: dict[str, str]) -> dict[str, M]:
+        """Answers of the expected type from the owners that they are from; ``lost`` gets a reason for each other."""
+        outgoing = {name: encode(message) for name, message in messages.items()}
+        self.bytes_down += sum(map(len, outgoing.values()))
+        found: dict[str, M] = {}
+        for name, answer in self._ask(outgoing).items():
+            if isinstance(answer, Absent):
+                lost[name] = answer.reason
+                continue
+            self.bytes_up += len(answer)
+            try:
+                found[name] = self._checked(name, decode(answer, expected))
+            except ProtocolError as error:
+                lost[name] = error.found
+        for name in set(messages) - set(found) - set(lost):
+            lost[name] = "no answer"
+        return found
+
+    def _checked(self, name: str, answer: M) -> M:
+        if (answer.run, answer.round, answer.owner) != (self.run, self.round, name):
+            raise ProtocolError("an answer to another question", f"{name}'s, for round {self.round}", "check the owner")
+        return answer
+
+
+class MaskedCombiner:
+    """One round's masked sum.
+
+    Attributes:
+        owners: who may add an update.
+        lost: who was asked and may not, with the reason.
+        n_added: updates in the sum.
+    """
+
+    def __init__(self, rules: Rules, fixed_point: FixedPoint, weight_bound: int, trust: Trust, talk: Talk) -> None:
+        self.owners: list[str] = []
+        self.lost: dict[str, str] = {}
+        self._rules = rules
+        self._fixed_point = fixed_point
+        self._weight_bound = weight_bound
+        self._trust = trust
+        self._talk = talk
+        self._stages: dict[str, int] = {}
+        self._graph = Graph((), 0, 0)
+        self._keys: Mapping[str, Keys] = {}
+        self._commitments: Mapping[str, bytes] = {}
+        self._sum = np.zeros(fixed_point.length, dtype=fixed_point.ring)
+        self._alive: list[str] = []
+        self._is_opened = False
+        self._abandoned: RoundAbandoned | None = None
+
+    def prepare(self, asked: Sequence[str]) -> None:
+        """Stages 0 and 1 of the paper: advertise keys, share keys; leaves no owners where too few get through."""
+        self._stages["asked"] = len(asked)
+        try:
+            self._keys = self._advertise(asked)
+            shared = self._share()
+            self.owners = self._deliver(shared)
+        except RoundAbandoned as error:
+            self._abandon(error)
+
+    def _advertise(self, asked: Sequence[str]) -> dict[str, Keys]:
+        invite = Invite(self._talk.run, self._talk.round)
+        answers = self._talk.exchange(dict.fromkeys(asked, invite), Keys, self.lost)
+        return self._passed("keys", {name: keys for name, keys in answers.items() if self._is_true(keys)})
+
+    def _is_true(self, keys: Keys) -> bool:
+        """Whether an owner's neighbours will take its keys for true; they would all refuse the round otherwise."""
+        try:
+            self._trust.require(keys.owner, keys.identity)
+            is_true = is_keys_signed(keys, self._talk.run, self._talk.round)
+            reason = "its keys are not signed"
+        except ProtocolError as error:
+            is_true, reason = False, error.found
+        if not is_true:
+            self.lost[keys.owner] = reason
+        return is_true
+
+    def _share(self) -> dict[str, Shared]:
+        names = sorted(self._keys)
+        self._graph = self._rules.graph(self._talk.run, self._talk.round, names)
+        lists = {
+            name: KeyList(
+                self._talk.run, self._talk.round, names, [self._keys[peer] for peer in self._graph.neighbours(name)]
+            )
+            for name in names
+        }
+        answers = self._talk.exchange(lists, Shared, self.lost)
+        whole = {name: shared for name, shared in answers.items() if self._is_whole(shared)}
+        self._commitments = {name: shared.commitment for name, shared in whole.items()}
+        return self._passed("shares", whole)
+
+    def _is_whole(self, shared: Shared) -> bool:
+        if tuple(sorted(shared.sealed)) == self._graph.neighbours(shared.owner):
+            return True
+        self.lost[shared.owner] = "shares for others than its neighbours"
+        return False
+
+    def _deliver(self, shared: Mapping[str, Shared]) -> list[str]:
+        """Who is left after every owner has opened its shares: without those that too many complain of."""
+        deliveries = {
+            name: Delivery(
+                self._talk.run,
+                self._talk.round,
+                {peer: shared[peer].sealed[name] for peer in self._graph.neighbours(name) if peer in shared},
+            )
+            for name in shared
+        }
+        receipts = self._talk.exchange(deliveries, Receipt, self.lost)
+        complaints = Counter(name for receipt in receipts.values() for name in set(receipt.unreadable))
+        for name in [name for name in receipts if self._is_suspect(name, complaints[name])]:
+            self.lost[name] = f"{complaints[name]} owners could not open its shares"
+            del receipts[name]
+        return sorted(self._passed("receipts", receipts))
+
+    def _is_suspect(self, name: str, n_complaints: int) -> bool:
+        return len(self._graph.holders(name)) - n_complaints < self._graph.threshold
+
+    def briefing(self, owner: str) -> bytes:  # noqa: ARG002  # every owner is told the same
+        return encode(Briefing(self._talk.run, self._talk.round, self.owners))
+
+    def add(self, sealed: Sealed) -> None:
+        if sealed.owner not in self.owners or sealed.owner in self._alive:
+            raise UpdateRefused(f"an update of {sealed.owner}", "one of each owner that shared keys", "check the owner")
+        self._fixed_point.check(sealed.payload)
+        self._sum += sealed.payload
+        self._alive.append(sealed.owner)
+
+    @property
+    def n_added(self) -> int:
+        return len(self._alive)
+
+    def open(self) -> Total:
+        """Stages 3 and 4 of the paper: consistency check and unmasking.
+
+        Raises:
+            RoundAbandoned: too few survivors, or too few true shares.
+        """
+        if self._abandoned:
+            raise self._abandoned
+        self._stages["updates"] = self.n_added
+        try:
+            revealed = self._unmask(sorted(self._alive))
+            total = self._sum.copy()
+            masks.apply_all(total, [mask.inverse for mask in self._remaining_masks(revealed)])
+            found = self._fixed_point.decode(self._fixed_point.signed(total), self._weight_bound)
+        except RoundAbandoned as error:
+            self._abandon(error)
+            raise
+        self._is_opened = True
+        return found
+
+    def _unmask(self, alive: list[str]) -> dict[str, Revealed]:
+        """Have the survivors agree on who is alive, and reveal one share for each."""
+        self._require_enough(dict.fromkeys(alive, True), alive)
+        lost: dict[str, str] = {}
+        asked = Alive(self._talk.run, self._talk.round, alive)
+        answers = self._talk.exchange(dict.fromkeys(alive, asked), AliveSigned, lost)
+        fields = alive_fields(self._talk.run, self._talk.round, self.owners, alive)
+        signed = self._passed(
+            "signed",
+            {
+                name: answer
+                for name, answer in answers.items()
+                if is_signed(self._keys[name].identity, answer.signature, "alive", *fields)
+            },
+        )
+        reveals = {
+            name: Reveal(
+                self._talk.run,
+                self._talk.round,
+                {peer: signed[peer].signature for peer in self._graph.neighbours(name) if peer in signed},
+            )
+            for name in signed
+        }
+        return self._passed("revealed", self._talk.exchange(reveals, Revealed, lost))
+
+    def _remaining_masks(self, revealed: Mapping[str, Revealed]) -> Iterator[Mask]:
+        """The masks that the sum still holds: every self mask, and those that were agreed with a lost owner."""
+        run, round = self._talk.run, self._talk.round
+        for name in self._alive:
+            seed = self._recovered(name, {by: one.of_self_masks for by, one in revealed.items()})
+            yield Mask.own(seed, run, round, name)
+        for name in sorted(set(self.owners) - set(self._alive)):
+            secret = self._recovered(name, {by: one.of_keys for by, one in revealed.items()})
+            key = X25519PrivateKey.from_private_bytes(secret)
+            for peer in self._graph.neighbours(name):
+                if peer in self._alive:
+                    yield Mask.pair(masks.agreed(key, self._keys[peer].mask), run, round, peer, name)
+
+    def _recovered(self, name: str, revealed: Mapping[str, Mapping[str, bytes]]) -> bytes:
+        """One owner's secret from what its holders revealed; a few false shares do no harm where more are there."""
+        holders = self._graph.holders(name)
+        shares = {
+            point: revealed[holder][name]
+            for point, holder in enumerate(holders, start=1)
+            if name in revealed.get(holder, {})
+        }
+        for chosen in _choices(sorted(shares), self._graph.threshold):
+            secret = shamir.combine({point: shares[point] for point in chosen})
+            if secret is not None and self._is_secret_of(name, secret):
+                return secret
+        raise RoundAbandoned(
+            f"{len(shares)} shares of {name!r}, which do not give its secret",
+            f"{self._graph.threshold} true shares",
+            "find the owner that lies, or take more owners",
+        )
+
+    def _is_secret_of(self, name: str, secret: bytes) -> bool:
+        if name in self._alive:
+            return commitment(secret, self._talk.run, self._talk.round, name) == self._commitments[name]
+        public = X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+        return public == self._keys[name].mask
+
+    def _passed(self, stage: str, found: dict[str, M]) -> dict[str, M]:
+        """Note how many passed a stage.
+
+        Raises:
+            RoundAbandoned: too few did.
+        """
+        self._stages[stage] = len(found)
+        waiting_for = list(self._alive) if stage == "revealed" else list(found)
+        self._require_enough(found, waiting_for)
+        return found
+
+    def _require_enough(self, present: Mapping[str, object], names: Sequence[str]) -> None:
+        """Go on only where enough owners are left, and enough holders of each one's shares.
+
+        Raises:
+            RoundAbandoned: too few are.
+        """
+        if len(names) < self._rules.min_owners:
+            raise RoundAbandoned(
+                f"{len(names)} owners left of {self._stages['asked']}",
+                f"{self._rules.min_owners} at least",
+                "take more owners a round, or see why they drop out",
+            )
+        left = frozenset(present)
+        if short := [name for name in names if self._graph.names and not self._graph.is_enough(left, name)]:
+            raise RoundAbandoned(
+                f"too few holders left of shares of {', '.join(short[:3])}",
+                f"{self._graph.threshold} of {len(self._graph.holders(short[0]))}",
+                "expect more dropouts, protection.dropouts, or take more owners a round",
+            )
+
+    def _abandon(self, error: RoundAbandoned) -> None:
+        self._abandoned, self.owners = error, []
+
+    def record(self) -> SumRecord:
+        return SumRecord(
+            protection="masked",
+            outcome="opened" if self._is_opened else "abandoned" if self._abandoned else "empty",
+            reason=self._abandoned.found if self._abandoned else "",
+            stages=dict(self._stages),
+            threshold=self._graph.threshold,
+            min_owners=self._rules.min_owners,
+            neighbours=self._graph.degree,
+            key_bits=masks.KEY_BITS,
+            identities="enrolled" if self._trust.is_enrolled else "first use",
+            key_id="",
+            bytes_up=self._talk.bytes_up,
+            bytes_down=self._talk.bytes_down,
+        )
+
+
+def _choices(points: Sequence[int], threshold: int) -> Iterator[Sequence[int]]:
+    """Sets of ``threshold`` points, each point left out of one of them as long as there are others."""
+    spare = len(points) - threshold
+    if spare < 0:
+        return
+    for shift in range(len(points) if spare else 1):
+        yield sorted((points[shift:] + points[:shift])[:threshold])  # type: ignore[operator]
