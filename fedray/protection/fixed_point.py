@@ -31,6 +31,7 @@ PIECE = 2**15
 """Values that are worked on at a time, so that they stay in the cache."""
 
 Ring = type[np.uint16] | type[np.uint32]
+Signed = NDArray[np.signedinteger[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +106,10 @@ class FixedPoint:
         """
         self.require(update, assignment.weight_bound)
         factor = update.weight / assignment.weight_bound / self.step
-        draws = _Draws(seeds.key(seed, "rounding", assignment.plan.round, assignment.owner))
+        rounding = _Rounding(seeds.key(seed, "rounding", assignment.plan.round, assignment.owner))
         for start in range(0, self.n_values, PIECE):
             part = slice(start, min(start + PIECE, self.n_values))
-            yield part, _rounded(update.delta[part], factor, draws)
+            yield part, rounding.rounded(update.delta[part], factor)
         yield slice(self.n_values, self.length), self._limbs(update.weight)
 
     def encode(self, update: Update, assignment: Assignment, seed: int) -> Payload:
@@ -130,7 +131,7 @@ class FixedPoint:
         """
         self.check(payload)
         signed = self.signed(payload)
-        if max(signed.max(), -signed.min()) > self.value_bound:
+        if _largest(signed) > self.value_bound:
             raise UpdateRefused("a value beyond its bound", f"at most {self.value_bound} units", "check the owner")
         if not 1 <= (weight := self._weight(signed)) <= WEIGHT_BOUND:
             raise UpdateRefused(f"a weight of {weight}", f"1 to {WEIGHT_BOUND}", "check the owner")
@@ -149,29 +150,28 @@ class FixedPoint:
                 "run the same fedray version and experiment on every node",
             )
 
-    def signed(self, ring_sum: Payload) -> NDArray[np.int64]:
-        """A sum in the ring as signed integers."""
-        signed: NDArray[np.signedinteger[Any]] = ring_sum.view(np.int16 if self.ring is np.uint16 else np.int32)
-        return signed.astype(np.int64)
+    def signed(self, ring_sum: Payload) -> Signed:
+        """A sum in the ring as signed integers, without a copy."""
+        return ring_sum.view(np.int16 if self.ring is np.uint16 else np.int32)
 
-    def decode(self, summed: NDArray[np.int64], weight_bound: int) -> Total:
+    def decode(self, summed: Signed, weight_bound: int) -> Total:
         """The sum in the clear, from signed integers of shape ``(length,)``.
 
         Raises:
             RoundAbandoned: the sum is one that ``encode`` cannot give; an owner sent something else.
         """
         weight = self._weight(summed)
-        is_bounded = not summed.size or max(summed.max(), -summed.min()) <= self.sum_bound
+        is_bounded = _largest(summed) <= self.sum_bound
         if not 1 <= weight <= WEIGHT_BOUND or not is_bounded:
             raise RoundAbandoned(
                 f"a sum of weight {weight}" if is_bounded else "a sum beyond its bound",
                 f"weights of 1 to {WEIGHT_BOUND} and values within {self.sum_bound} units",
                 "find the owner that runs other code, or set strategy.weighting: uniform",
             )
-        values = summed[: self.n_values].astype(np.float64)
-        return Total(weighted_sum=values * (self.step * weight_bound), weight=weight)
+        values = np.multiply(summed[: self.n_values], self.step * weight_bound, dtype=np.float64)
+        return Total(weighted_sum=values, weight=weight)
 
-    def _weight(self, signed: NDArray[np.int64]) -> int:
+    def _weight(self, signed: Signed) -> int:
         limbs = [int(limb) for limb in signed[self.n_values :]]
         return sum(limb << (self.limb_bits * position) for position, limb in enumerate(limbs))
 
@@ -203,23 +203,34 @@ class FixedPoint:
             )
 
 
-class _Draws:
-    """Uniform numbers in [0, 1) with 16 bits each."""
+class _Rounding:
+    """Stochastic rounding of one vector, piece by piece, in buffers that stay in the cache."""
 
     def __init__(self, key: bytes) -> None:
         self._stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
         self._zeros = bytes(2 * PIECE)
         self._bytes = np.empty(2 * PIECE, dtype=np.uint8)
+        self._scaled = np.empty(PIECE)
+        self._draws = np.empty(PIECE)
+        self._integers = np.empty(PIECE, dtype=np.int32)
 
-    def take(self, n: int) -> NDArray[np.float64]:
+    def rounded(self, values: Vector, factor: float) -> NDArray[np.int32]:
+        """``floor(values * factor + u)`` with fresh u in [0, 1); valid until the next call."""
+        n = len(values)
+        scaled, draws, integers = self._scaled[:n], self._draws[:n], self._integers[:n]
         self._stream.update_into(memoryview(self._zeros)[: 2 * n], self._bytes.data[: 2 * n])
-        return self._bytes[: 2 * n].view("<u2") * 2.0**-16
+        np.copyto(draws, self._bytes[: 2 * n].view("<u2"))
+        draws *= 2.0**-16
+        np.copyto(scaled, values)
+        scaled *= factor
+        scaled += draws
+        np.copyto(integers, np.floor(scaled, out=scaled), casting="unsafe")
+        return integers
 
 
-def _rounded(values: Vector, factor: float, draws: _Draws) -> NDArray[np.int32]:
-    scaled = np.multiply(values, factor, dtype=np.float64)
-    scaled += draws.take(len(values))
-    return np.floor(scaled, out=scaled).astype(np.int32)
+def _largest(signed: Signed) -> int:
+    """Largest absolute value; the weight is always there, so that there is one."""
+    return max(int(signed.max()), -int(signed.min()))
 
 
 def power_of_two_from(n: int) -> int:

@@ -56,6 +56,7 @@ class _Round:
     graph: Graph | None = None
     peers: Mapping[str, Keys] = field(default_factory=dict)
     shares: dict[str, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
+    masks: Mapping[str, Mask] = field(default_factory=dict, repr=False)
     owners: frozenset[str] = frozenset()
     alive: tuple[str, ...] = ()
 
@@ -146,19 +147,22 @@ class MaskedSealer:
                 current.shares[name] = self._opened(current, name, sealed)
             except (InvalidTag, KeyError):
                 unreadable.append(name)
+        current.masks = self._masks(current)
         return Receipt(asked.run, asked.round, self._owner, sorted(unreadable))
 
     def seal(self, update: Update, assignment: Assignment) -> tuple[Payload, bytes]:
         """Clip, scale, round and mask in one pass over cache-sized pieces."""
         briefing = decode(assignment.briefing, Briefing)
         current = self._at(briefing)
+        if not current.masks:
+            raise ProtocolError("a briefing before the shares", "the shares first", "check the server")
         self._require(current, briefing.owners, within=set(self._graph_of(current).names))
         if assignment.plan.round != current.number or assignment.owner != self._owner:
             raise ProtocolError("a briefing for another round or owner", "one for this assignment", "check the server")
         self._fixed_point.require(update, assignment.weight_bound)
         self._journal.use(current.run, current.number)
         current.owners = frozenset(briefing.owners)
-        streams = [mask.stream() for mask in self._masks(current)]
+        streams = [mask.stream() for name, mask in current.masks.items() if name in current.owners]
         sealed, scratch = np.empty(self._fixed_point.length, dtype=self._fixed_point.ring), masks.scratch()
         for part, piece in self._fixed_point.pieces(update, assignment, self._seed):
             target = sealed[part]
@@ -265,12 +269,11 @@ class MaskedSealer:
                 "the round is abandoned; nothing was revealed",
             )
 
-    def _masks(self, current: _Round) -> list[Mask]:
-        peers = [keys for name, keys in current.peers.items() if name in current.owners]
-        return [Mask.own(current.self_seed, current.run, current.number, self._owner)] + [
-            Mask.pair(_agreed(current.mask, keys.mask), current.run, current.number, self._owner, keys.owner)
-            for keys in peers
-        ]
+    def _masks(self, current: _Round) -> dict[str, Mask]:
+        """The self mask, and one with each neighbour."""
+        bound = (current.run, current.number, self._owner)
+        pairs = {name: Mask.pair(_agreed(current.mask, keys.mask), *bound, name) for name, keys in current.peers.items()}
+        return {**pairs, self._owner: Mask.own(current.self_seed, *bound)}
 
     def _sealed(self, current: _Round, holder: str, of_key: bytes, of_self: bytes) -> bytes:
         cipher, data = self._channel(current, self._owner, holder, holder)

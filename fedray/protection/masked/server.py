@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedray.errors import ProtocolError, RoundAbandoned, UpdateRefused
 from fedray.protection.fixed_point import FixedPoint
-from fedray.protection.identity import Trust, is_signed
+from fedray.protection.identity import Trust
 from fedray.protection.masked import masks, shamir
 from fedray.protection.masked.graph import Graph, Rules
 from fedray.protection.masked.masks import Mask
@@ -32,7 +32,7 @@ from fedray.protection.masked.messages import (
     Revealed,
     Shared,
 )
-from fedray.protection.masked.owner import alive_fields, commitment, is_keys_signed
+from fedray.protection.masked.owner import commitment, is_keys_signed
 from fedray.protection.wire import Message, decode, encode
 from fedray.protocols import Ask
 from fedray.values import Absent, Sealed, SumRecord, Total
@@ -220,9 +220,8 @@ class MaskedCombiner:
         self._stages["updates"] = self.n_added
         try:
             revealed = self._unmask(sorted(self._alive))
-            total = self._sum.copy()
-            masks.apply_all(total, [mask.inverse for mask in self._remaining_masks(revealed)])
-            found = self._fixed_point.decode(self._fixed_point.signed(total), self._weight_bound)
+            masks.apply_all(self._sum, [mask.inverse for mask in self._remaining_masks(revealed)])
+            found = self._fixed_point.decode(self._fixed_point.signed(self._sum), self._weight_bound)
         except RoundAbandoned as error:
             self._abandon(error)
             raise
@@ -235,15 +234,7 @@ class MaskedCombiner:
         lost: dict[str, str] = {}
         asked = Alive(self._talk.run, self._talk.round, alive)
         answers = self._talk.exchange(dict.fromkeys(alive, asked), AliveSigned, lost)
-        fields = alive_fields(self._talk.run, self._talk.round, self.owners, alive)
-        signed = self._passed(
-            "signed",
-            {
-                name: answer
-                for name, answer in answers.items()
-                if is_signed(self._keys[name].identity, answer.signature, "alive", *fields)
-            },
-        )
+        signed = self._passed("signed", answers)
         reveals = {
             name: Reveal(
                 self._talk.run,
