@@ -1,6 +1,6 @@
-"""The command line: ``fedray run|compare|report|datasets|schema``.
+"""The command line: ``fedray run|compare|report|audit|enrol|datasets|schema``.
 
-Exit codes: 0 done; 1 an unexpected error; 2 wrong usage or configuration; 3 data; 4 model; 5 resources;
+Exit codes: 0 done; 1 an unexpected error, or a promise that an audit found broken; 2 wrong usage or configuration; 3 data; 4 model; 5 resources;
 6 run directory; 7 records; 8 a run that could not go on; 130 interrupted.
 """
 

@@ -9,7 +9,16 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from fedray.cli.screen import RoundsTable, TrialsProgress, console, live, live_trials, table_of
+from fedray.cli.screen import (
+    RoundsTable,
+    TrialsProgress,
+    claims_table,
+    console,
+    errors,
+    live,
+    live_trials,
+    table_of,
+)
 from fedray.config.loading import json_schema, load, override, parse_overrides, read_yaml
 from fedray.errors import RecordsError, RunError
 
@@ -67,7 +76,8 @@ def run(
     federation = start(settings, out, in_process=in_process, address=address)
     table = RoundsTable(str(settings.search.metric), settings.rounds)
     console.print(
-        f"{settings.name}: {settings.strategy.name}, privacy {settings.privacy.name}, {settings.rounds} rounds"
+        f"{settings.name}: {settings.strategy.name}, privacy {settings.privacy.name}, "
+        f"protection {settings.protection.name}, {settings.rounds} rounds"
     )
     with live(table):
         for record in federation:
@@ -135,6 +145,36 @@ def report(
     path = write_report(runs, out or (first / "report.html" if first.is_dir() else first.with_suffix(".html")))
     _print_comparison(runs)
     console.print(f"report  {path}")
+
+
+@app.command()
+def audit(directories: Annotated[list[Path], typer.Argument(help="Directories of runs, or record files.")]) -> None:
+    """Hold what a run's protection promises against its records.
+
+    Exit code 1 when a promise was not kept.
+    """
+    from fedray.report.audit import audit as claims_of
+
+    runs = {run.label: claims_of(run) for run in _read(directories)}
+    for label, claims in runs.items():
+        console.print(Text(label, style="bold"))
+        console.print(claims_table(claims))
+    if any(claim.verdict == "fails" for claims in runs.values() for claim in claims):
+        raise typer.Exit(1)
+
+
+@app.command()
+def enrol(owner: Annotated[str, typer.Argument(help="The owner's name, as in the data.")]) -> None:
+    """Make this owner's signing key on this machine, if it has none, and print its public half.
+
+    Send what is printed to whoever writes the experiment, over a channel that you trust; it belongs under
+    `protection.identities`. The key file stays here, readable by you alone.
+    """
+    from fedray.protection.identity import Identity, key_file
+
+    identity = Identity.kept(key_file(owner))
+    errors.print(f"key file {key_file(owner)}", highlight=False, soft_wrap=True)
+    print(f"{owner}: {identity.public.hex()}")
 
 
 @app.command()

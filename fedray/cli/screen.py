@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fedray.values import RoundRecord
+
+if TYPE_CHECKING:
+    from fedray.report.audit import Claim
 
 console = Console()
 errors = Console(stderr=True)
@@ -175,3 +178,16 @@ def _settings(settings: Mapping[str, Any]) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     return ", ".join(f"{key}: {short(value)}" for key, value in settings.items())
+
+
+_VERDICTS = {"holds": "green", "fails": "bold red", "note": "dim"}
+
+
+def claims_table(claims: Sequence[Claim]) -> Table:
+    """What an audit found."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("", "claim", "what the records show"):
+        table.add_column(heading, overflow="fold")
+    for claim in claims:
+        table.add_row(Text(claim.verdict, style=_VERDICTS[claim.verdict]), claim.claim, Text(claim.found))
+    return table

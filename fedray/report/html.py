@@ -26,11 +26,12 @@ MAX_REASONS = 10
 _MEANINGS = {
     "update": "the owner did all its work",
     "partial": "it was slow, and sent what it had",
-    "absent": "its actor was gone",
+    "absent": "its actor was gone, or it did not get through the protocol's first stages",
     "dropped": "it was too slow for a strategy that takes no partial work",
     "rejected": "its update was not finite or misshapen",
-    "refused": "the work would have spent more than its privacy budget",
+    "refused": "it would have spent more than its privacy budget, or the protocol was not kept to",
     "failed": "it raised an error",
+    "unopened": "it sent its update, but the round's sum was never opened",
 }
 
 

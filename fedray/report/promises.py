@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from fedray.report import numbers
 from fedray.report.comparison import Comparison
 from fedray.report.variant import Variant, largest, spent
-from fedray.report.wording import listed, prose
+from fedray.report.wording import prose
 
 _PLAIN = prose("""
     Protection is “plain”: the server reads every owner's update as it was sent. It hides nothing from the
     server; its sums are exact and do not depend on the order of arrival, and that is all it promises.
 """)
+_MASKED = prose("""
+    Protection is “masked”: owners add masks that cancel in the sum (Bonawitz et al. 2017), so the server
+    learns the sum of at least {min_owners} updates a round and no single one, unless a threshold of an
+    owner's neighbours joins with it. {identities} What a sum itself tells stays visible: only
+    differential privacy bounds that.
+""")
+_HOMOMORPHIC = prose("""
+    Protection is “{name}”: owners encrypt, the server adds ciphertexts, and a key holder opens sums of at
+    least {min_owners} updates. The server alone and owners alone read no other update; the server together
+    with the key holder reads every one. {identities} What a sum itself tells stays visible: only
+    differential privacy bounds that.{ckks}
+""")
+_CKKS = " " + prose("""
+    CKKS sums are approximate, and their errors are made of key material: they are rounded before they
+    leave the key holder, which is no proof. BFV has no such question.
+""")
+_FIRST_USE = "Signing keys are trusted at first use: a server that lies when a run begins is not excluded."
+_ENROLLED = "Signing keys are enrolled, so that the server cannot pass off its own."
 _EXAMPLE_LEVEL = prose("""
     Example-level differential privacy. Whoever sees the updates or the model, the server included, learns
     little about whether any one training row of any one owner was used: one row more or less changes the
@@ -96,10 +115,22 @@ def composed(variants: Iterable[Variant]) -> tuple[float, float, int]:
 
 
 def _protection(comparison: Comparison) -> str:
-    names = {str(v.experiment.get("protection", {}).get("name", "plain")) for v in comparison.variants}
-    if names == {"plain"}:
+    """A paragraph for each kind of protection in the comparison."""
+    sections = [variant.experiment["protection"] for variant in comparison.variants]
+    by_name = {str(section["name"]): section for section in sections}
+    return " ".join(_of_one(name, by_name[name]) for name in sorted(by_name))
+
+
+def _of_one(name: str, section: Mapping[str, Any]) -> str:
+    if name == "plain":
         return _PLAIN
-    return f"Protection: {listed(sorted(names))}. See the documentation for what each hides, and from whom."
+    facts = {
+        "min_owners": section["min_owners"],
+        "identities": _ENROLLED if section["identities"] else _FIRST_USE,
+    }
+    if name == "masked":
+        return _MASKED.format(**facts)
+    return _HOMOMORPHIC.format(name=name, ckks=_CKKS if name == "ckks" else "", **facts)
 
 
 def _here(private: Sequence[Variant]) -> str:

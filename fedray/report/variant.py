@@ -19,8 +19,8 @@ from fedray.values import OwnerRecord, RoundRecord
 
 TOTALS = ("total", "round")
 """Keys of ``RoundRecord.seconds`` that are a round's total and no phase."""
-MISSED = ("absent", "dropped", "rejected", "refused", "failed")
-"""Outcomes of an owner that was asked and gave no update."""
+MISSED = ("absent", "dropped", "rejected", "refused", "failed", "unopened")
+"""Outcomes of an owner that was asked and whose update entered no opened sum."""
 
 
 @dataclass(frozen=True, slots=True)

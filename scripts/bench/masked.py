@@ -151,7 +151,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench/masked.json"))
     asked = parser.parse_args()
 
-    print(" owners   k   t bits dropped | T_aes | owner masks (bound) + keys | server (bound) ratio | bytes  B/neighbour")
+    print(
+        " owners   k   t bits dropped | T_aes | owner masks (bound) + keys | server (bound) ratio | bytes  B/neighbour"
+    )
     costs = []
     for n_owners in asked.owners:
         narrow = [(2e-4, 0.25)] if n_owners == 10 else []
@@ -165,11 +167,14 @@ def main() -> None:
                     f"{cost.owners:7d} {cost.neighbours:3d} {cost.threshold:3d} {cost.bits:4d} {cost.dropped:7d} | "
                     f"{cost.aes_ms:5.2f} | {cost.owner_masks_ms:6.1f} ({cost.owner_bound_ms:6.1f}) + "
                     f"{cost.owner_keys_ms:5.1f}     | {cost.server_ms:8.1f} ({cost.server_bound_ms:7.1f}) "
-                    f"{cost.server_ms / cost.server_bound_ms:5.2f} | {cost.payload_ratio:5.3f}x {cost.bytes_per_neighbour:6.0f}",
+                    f"{cost.server_ms / cost.server_bound_ms:5.2f} | {cost.payload_ratio:5.3f}x "
+                    f"{cost.bytes_per_neighbour:6.0f}",
                     flush=True,
                 )
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps({"environment": environment(), "costs": [asdict(cost) for cost in costs]}, indent=1))
+    asked.out.write_text(
+        json.dumps({"environment": environment(), "costs": [asdict(cost) for cost in costs]}, indent=1)
+    )
 
 
 if __name__ == "__main__":

@@ -272,7 +272,9 @@ class MaskedSealer:
     def _masks(self, current: _Round) -> dict[str, Mask]:
         """The self mask, and one with each neighbour."""
         bound = (current.run, current.number, self._owner)
-        pairs = {name: Mask.pair(_agreed(current.mask, keys.mask), *bound, name) for name, keys in current.peers.items()}
+        pairs = {
+            name: Mask.pair(_agreed(current.mask, keys.mask), *bound, name) for name, keys in current.peers.items()
+        }
         return {**pairs, self._owner: Mask.own(current.self_seed, *bound)}
 
     def _sealed(self, current: _Round, holder: str, of_key: bytes, of_self: bytes) -> bytes:
