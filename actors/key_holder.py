@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedray.config.learning import KeyHolderPlace
 from fedray.errors import ProtocolError, ResourcesError
@@ -57,7 +58,13 @@ class RayKeyHolder:
         labels = {"label_selector": dict(place.labels)} if place.labels else {}
         self._timeout_s = timeout_s
         self._actor: Any = RemoteKeyHolder.options(
-            num_cpus=0, resources=dict(place.resources), max_restarts=-1, max_task_retries=0, **labels
+            num_cpus=0,
+            resources=dict(place.resources),
+            max_restarts=-1,
+            max_task_retries=0,
+            # outside a trial's placement group, which holds its owners
+            scheduling_strategy=PlacementGroupSchedulingStrategy(None),  # type: ignore[arg-type]  # as Ray documents
+            **labels,
         ).remote(open_key_holder)
         try:
             self._identity: bytes = ray.get(self._actor.identity.remote(), timeout=timeout_s)

@@ -16,10 +16,12 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from fedray import data
 from fedray.actors.cohort import RayCohort
+from fedray.actors.key_holder import RayKeyHolder
 from fedray.actors.resources import owner_cpus, require
 from fedray.actors.server import RemoteServer
-from fedray.build import OpensCohort, open_federation
+from fedray.build import OpensCohort, OpensKeyHolder, open_federation
 from fedray.config import Experiment
+from fedray.config.learning import Bfv, Ckks, KeyHolderPlace
 from fedray.errors import FedrayError, ResourcesError, RunError
 from fedray.values import OwnerInfo, RoundRecord, Vector
 
@@ -81,6 +83,15 @@ def ray_cohort(experiment: Experiment, cpus: float) -> OpensCohort:
     return partial(RayCohort, experiment=experiment, cpus=cpus)
 
 
+def ray_key_holder(experiment: Experiment) -> OpensKeyHolder:
+    """Opens the key holder as an actor, where the experiment places it."""
+    section = experiment.protection
+    place = section.key_holder if isinstance(section, Ckks | Bfv) else KeyHolderPlace()
+    resources = experiment.resources
+    timeout_s = max(resources.start_timeout_s, resources.answer_timeout_s)
+    return partial(RayKeyHolder, place=place, timeout_s=timeout_s)
+
+
 class RayServer:
     """A server actor and its owners, started; every method blocks.
 
@@ -97,7 +108,9 @@ class RayServer:
         cpus = ray.cluster_resources().get("CPU", 1.0)
         names = data.owner_names(experiment.data)
         require(experiment, names, owner_cpus(experiment, len(names), cpus))
-        opens = partial(open_federation, experiment, ray_cohort(experiment, cpus), state_dir)
+        opens = partial(
+            open_federation, experiment, ray_cohort(experiment, cpus), state_dir, ray_key_holder(experiment)
+        )
         self._server: Any = RemoteServer.options(
             num_cpus=experiment.resources.server_cpus, max_restarts=0, max_task_retries=0
         ).remote(opens)

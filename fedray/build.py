@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +21,16 @@ from fedray import data
 from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.config.fields import reference_name, resolve
-from fedray.errors import ConfigError, DataError, ModelError, ProtocolError
+from fedray.errors import ConfigError, DataError, FedrayError, ModelError, ProtocolError
 from fedray.owners import Owner
 from fedray.protection.fixed_point import WEIGHT_BOUND, FixedPoint, power_of_two_from
 from fedray.protection.identity import Identity, Trust, key_file
+from fedray.protection.journal import Journal
 from fedray.protection.masked.graph import Rules
-from fedray.protection.masked.journal import Journal
 from fedray.protection.masked.owner import MaskedSealer
 from fedray.protection.masked.server import MaskedProtection
 from fedray.protection.plain import PlainProtection, PlainSealer
-from fedray.protocols import Account, Cohort, Protection, Sealer, Strategy, Task
+from fedray.protocols import Account, Cohort, KeyHolder, Protection, Sealer, Strategy, Task
 from fedray.rounds import Federation
 from fedray.selection import planned_rounds
 from fedray.strategies import FedAvg, FedProx
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 OpensOwner = Callable[[], Owner]
 OpensCohort = Callable[[Mapping[str, OpensOwner]], Cohort]
+OpensKeyHolder = Callable[[Callable[[], KeyHolder]], KeyHolder]
 
 
 def check(experiment: Experiment) -> None:
@@ -68,6 +69,8 @@ def check(experiment: Experiment) -> None:
             f"at most {len(names)}, the number of owners",
             "lower cohort.size",
         )
+    _check_owners(experiment, names)
+    _check_sums(experiment, len(names))
     schema = data.schema_of(experiment.data)
     if experiment.task is not None:
         return
@@ -105,8 +108,24 @@ def open_owner(experiment: Experiment, name: str, n_rounds: int, state_dir: Path
     return Owner(name, shard, task, make_sealer(experiment, name, task, state_dir), experiment.seed, account)
 
 
-def open_federation(experiment: Experiment, open_cohort: OpensCohort, state_dir: Path) -> Federation:
+def open_here(open_key_holder: Callable[[], KeyHolder]) -> KeyHolder:
+    """A key holder in this process: for a debugger, and for tests."""
+    return open_key_holder()
+
+
+def open_federation(
+    experiment: Experiment,
+    open_cohort: OpensCohort,
+    state_dir: Path,
+    open_key_holder: OpensKeyHolder = open_here,
+) -> Federation:
     """All parts of a run, at the server.
+
+    Args:
+        experiment: the experiment.
+        open_cohort: opens owners where they live.
+        state_dir: where owners and key holder keep what must outlive them.
+        open_key_holder: has a key holder opened where it lives.
 
     Raises:
         ConfigError, DataError, ModelError, ResourcesError: see ``fedray.errors``.
@@ -120,14 +139,15 @@ def open_federation(experiment: Experiment, open_cohort: OpensCohort, state_dir:
     n_rows = {info.name: info.n_train for info in cohort.owners}
     try:
         weight_bound = _weight_bound(experiment, n_rows)
-    except ConfigError:
+        protection = make_protection(experiment, task, weight_bound, open_key_holder, state_dir)
+    except FedrayError:
         cohort.close()
         raise
     return Federation(
         experiment=experiment,
         task=task,
         strategy=make_strategy(experiment),
-        protection=make_protection(experiment, task, weight_bound),
+        protection=protection,
         cohort=cohort,
         central_test=data.central_test(experiment.data),
         weight_bound=weight_bound,
@@ -147,16 +167,31 @@ def make_strategy(experiment: Experiment) -> Strategy:
     return FedProx(mu=section.mu, **shared) if isinstance(section, config.FedProx) else FedAvg(**shared)
 
 
-def make_protection(experiment: Experiment, task: Task, weight_bound: int) -> Protection:
+def make_protection(
+    experiment: Experiment, task: Task, weight_bound: int, open_key_holder: OpensKeyHolder, state_dir: Path
+) -> Protection:
     """The server's half of the protection that the experiment names, for one run.
 
     Raises:
         ConfigError: sums of this cohort do not fit.
+        ResourcesError: the key holder did not start.
     """
     section, fixed_point = experiment.protection, _fixed_point(experiment, task)
-    if isinstance(section, config.Masked):
-        return MaskedProtection(_rules(section), fixed_point, weight_bound, secrets.token_bytes(16), _enrolled(section))
-    return PlainProtection(fixed_point, weight_bound)
+    run = secrets.token_bytes(16)
+    match section:
+        case config.Masked():
+            return MaskedProtection(_rules(section), fixed_point, weight_bound, run, _enrolled(section))
+        case config.Ckks() | config.Bfv():
+            from fedray.protection.homomorphic.parameters import choose
+            from fedray.protection.homomorphic.server import HomomorphicProtection
+
+            key_holder = open_key_holder(partial(_key_holder, section, fixed_point, state_dir))
+            parameters, trust = choose(section.name, fixed_point), Trust(_enrolled(section))
+            return HomomorphicProtection(
+                parameters, fixed_point, weight_bound, run, section.min_owners, key_holder, trust
+            )
+        case config.Plain():
+            return PlainProtection(fixed_point, weight_bound)
 
 
 def make_sealer(experiment: Experiment, name: str, task: Task, state_dir: Path) -> Sealer:
@@ -166,12 +201,69 @@ def make_sealer(experiment: Experiment, name: str, task: Task, state_dir: Path) 
         ConfigError: sums do not fit, or the owner's signing key or journal cannot be read.
     """
     section, fixed_point = experiment.protection, _fixed_point(experiment, task)
+    if isinstance(section, config.Plain):
+        return PlainSealer(fixed_point, experiment.seed)
+    trust = Trust(_enrolled(section))
+    identity = _identity(trust, name, state_dir)
+    journal = Journal(state_dir / "sealed_rounds.json")
     if isinstance(section, config.Masked):
-        trust = Trust(_enrolled(section))
-        identity = _identity(trust, name, state_dir)
-        journal = Journal(state_dir / "sealed_rounds.json")
         return MaskedSealer(name, identity, trust, _rules(section), fixed_point, experiment.seed, journal)
-    return PlainSealer(fixed_point, experiment.seed)
+    from fedray.protection.homomorphic.owner import HomomorphicSealer
+    from fedray.protection.homomorphic.parameters import choose
+
+    parameters = choose(section.name, fixed_point)
+    return HomomorphicSealer(
+        name, identity, trust, parameters, fixed_point, experiment.seed, section.min_owners, journal
+    )
+
+
+def _check_owners(experiment: Experiment, names: Sequence[str]) -> None:
+    """Find out whether the data has enough owners for the protection, and whether all are enrolled.
+
+    Raises:
+        ConfigError: it has not, or they are not.
+    """
+    section = experiment.protection
+    if isinstance(section, config.Plain):
+        return
+    if experiment.most_in_a_round(len(names)) < section.min_owners:
+        raise ConfigError(
+            f"{len(names)} owners under protection {section.name!r}",
+            f"at least {section.min_owners} in a round, so that a sum hides each of them",
+            "take more owners, or let the server read updates with protection: plain",
+        )
+    parties = {*names, config.KEY_HOLDER} if isinstance(section, config.Ckks | config.Bfv) else set(names)
+    if section.identities and (missing := sorted(parties - set(section.identities))):
+        raise ConfigError(
+            f"protection.identities without {', '.join(missing[:5])}",
+            "a public key for every party, or for none",
+            "run fedray enrol NAME at each, and list what it prints",
+        )
+
+
+def _check_sums(experiment: Experiment, n_owners: int) -> None:
+    """Find out whether sums of the largest cohort fit the ring or the ciphertexts.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    section = experiment.protection
+    fixed_point = FixedPoint(1, experiment.most_in_a_round(n_owners), section.clip, section.precision)
+    if isinstance(section, config.Ckks | config.Bfv):
+        from fedray.protection.homomorphic.parameters import choose
+
+        choose(section.name, fixed_point)
+
+
+def _key_holder(section: config.Ckks | config.Bfv, fixed_point: FixedPoint, state_dir: Path) -> KeyHolder:
+    """The key holder's role, made where it will stay."""
+    from fedray.protection.homomorphic.key_holder import KeyHolderRole
+    from fedray.protection.homomorphic.parameters import choose
+
+    trust = Trust(_enrolled(section))
+    identity = _identity(trust, config.KEY_HOLDER, state_dir / "key-holder")
+    parameters = choose(section.name, fixed_point)
+    return KeyHolderRole(identity, trust, parameters, fixed_point, section.min_owners, section.key_rounds)
 
 
 def _fixed_point(experiment: Experiment, task: Task) -> FixedPoint:

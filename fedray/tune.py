@@ -23,7 +23,7 @@ from ray.tune import Checkpoint
 
 from fedray import data
 from fedray.actors.resources import owner_cpus, owner_demand, require
-from fedray.actors.session import ray_cohort, ray_session
+from fedray.actors.session import ray_cohort, ray_key_holder, ray_session
 from fedray.build import check, open_federation
 from fedray.config import Experiment, Placement
 from fedray.config.experiment import Asha
@@ -162,7 +162,9 @@ def _trial(config: dict[str, Any], *, space: Space, accounts: Path) -> None:
         with checkpoint.as_directory() as kept:
             state, records = load_state(Path(kept) / STATE), read_run(Path(kept))
     state_dir = accounts / tune.get_context().get_trial_id()
-    federation = open_federation(experiment, ray_cohort(experiment, cpus=_OWNERS_CPUS), state_dir)
+    federation = open_federation(
+        experiment, ray_cohort(experiment, cpus=_OWNERS_CPUS), state_dir, ray_key_holder(experiment)
+    )
     try:
         for after, record in federate(federation, state):
             records = replace(records, rounds=(*records.rounds, record))

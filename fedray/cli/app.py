@@ -223,7 +223,8 @@ def _print_comparison(runs: Any) -> None:
 
     console.print()
     rows = as_rows(_comparison(runs))
-    console.print(table_of([{key: row[key] for key in row if key != "strategy"} for row in rows]))
+    left_out = {"strategy"} if any(row["epsilon"] != "no DP" for row in rows) else {"strategy", "epsilon", "Pareto"}
+    console.print(table_of([{key: row[key] for key in row if key not in left_out} for row in rows]))
     console.print()
 
 

@@ -224,6 +224,10 @@ class Plain(_FixedPoint):
 PublicKeys = dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
 
 
+KEY_HOLDER = "key holder"
+"""The key holder's name among ``identities``."""
+
+
 class _Protected(_FixedPoint):
     min_owners: Annotated[int, Field(ge=3)] = 3
     """Fewest updates of which a sum is ever opened."""

@@ -22,7 +22,7 @@ from matplotlib.markers import MarkerStyle
 from fedray.report.comparison import Comparison, goodness
 
 N_SERIES = 8
-N_PHASES = 6
+N_PHASES = 7
 WIDTH = 4.6
 """Width of every figure in inches; small, so that its text is still readable on a phone."""
 

@@ -194,7 +194,7 @@ def as_rows(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def _row(comparison: Comparison, variant: Variant) -> dict[str, str]:
-    return {
+    row = {
         "variant": variant.label,
         "strategy": variant.strategy,
         "epsilon": numbers.epsilon(variant.epsilon) if variant.is_private else "no DP",
@@ -203,6 +203,15 @@ def _row(comparison: Comparison, variant: Variant) -> dict[str, str]:
         "Pareto": "yes" if comparison.on_front(variant) else "",
         "status": variant.status,
     }
+    return row | _costs(variant) if _protections_differ(comparison) else row
+
+
+def _costs(variant: Variant) -> dict[str, str]:
+    return {"sent up": numbers.size(variant.bytes_up()), "time": numbers.duration(sum(variant.seconds().values()))}
+
+
+def _protections_differ(comparison: Comparison) -> bool:
+    return len({str(variant.experiment.get("protection")) for variant in comparison.variants}) > 1
 
 
 def write_summary(path: Path, comparison: Comparison) -> None:

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from fedray.environment import environment
 from fedray.protection.fixed_point import PIECE, FixedPoint
 from fedray.protection.identity import Identity, Trust
+from fedray.protection.journal import Journal
 from fedray.protection.masked.graph import Rules
-from fedray.protection.masked.journal import Journal
 from fedray.protection.masked.owner import MaskedSealer
 from fedray.protection.masked.server import MaskedProtection
 from fedray.values import Assignment, RoundPlan, Sealed, Update, Work

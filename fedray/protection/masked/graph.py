@@ -43,8 +43,9 @@ class Rules:
             degree, threshold = len(names) - 1, self._full_threshold(len(names))
         else:
             degree, threshold = sparse(len(names), self.corrupt, self.dropouts)
-        order = seeds.generator(0, "graph", run.hex(), round).permutation(len(names))
-        return Graph(tuple(sorted(names)[position] for position in order), degree, threshold)
+        ordered = sorted(names)
+        order = seeds.generator(0, "graph", run.hex(), round).permutation(len(ordered))
+        return Graph([ordered[position] for position in order], degree, threshold)
 
     def _full_threshold(self, n: int) -> int:
         return 2 * n // 3 + 1 if self.server == "may_lie" else n // 2 + 1

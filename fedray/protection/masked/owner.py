@@ -8,9 +8,10 @@ for one owner. Keys and seeds come from the operating system's generator and are
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -20,9 +21,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from fedray.errors import ProtocolError
 from fedray.protection.fixed_point import FixedPoint
 from fedray.protection.identity import Identity, Trust, is_signed
+from fedray.protection.journal import Journal
 from fedray.protection.masked import masks, shamir
 from fedray.protection.masked.graph import Graph, Rules
-from fedray.protection.masked.journal import Journal
 from fedray.protection.masked.masks import Mask
 from fedray.protection.masked.messages import (
     Alive,
@@ -54,7 +55,9 @@ class _Round:
     mask: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate, repr=False)
     self_seed: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
     graph: Graph | None = None
+    names_digest: bytes = b""
     peers: Mapping[str, Keys] = field(default_factory=dict)
+    channels: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     shares: dict[str, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
     masks: Mapping[str, Mask] = field(default_factory=dict, repr=False)
     owners: frozenset[str] = frozenset()
@@ -128,7 +131,9 @@ class MaskedSealer:
             raise ProtocolError(f"a second list of keys for round {asked.round}", "one", "suspect a server that lies")
         graph = self._graph(asked)
         peers = self._verified(asked, graph)
+        current.channels = {name: _agreed(current.channel, keys.channel) for name, keys in peers.items()}
         current.graph, current.peers = graph, peers
+        current.names_digest = sha256(canonical(asked.names)).digest()
         holders = graph.holders(self._owner)
         key_shares = shamir.split(current.mask.private_bytes_raw(), graph.threshold, len(holders))
         self_shares = shamir.split(current.self_seed, graph.threshold, len(holders))
@@ -191,17 +196,10 @@ class MaskedSealer:
         graph = self._graph_of(current)
         if not current.alive:
             raise ProtocolError("a request for shares before the survivors are known", "it after", "check the server")
-        fields = _alive_fields(current)
-        signed = {self._owner} | {
-            name
-            for name, signature in asked.signatures.items()
-            if name in current.peers
-            and name in current.alive
-            and is_signed(current.peers[name].identity, signature, "alive", *fields)
-        }
-        if len(signed) < graph.threshold:
+        n_signed = 1 + _count(self._signers(current, asked), graph.threshold - 1)
+        if n_signed < graph.threshold:
             raise ProtocolError(
-                f"{len(signed)} signatures on the list of survivors",
+                f"{n_signed} signatures on the list of survivors",
                 f"{graph.threshold}, of owners that hold shares",
                 "suspect a server that tells owners different lists",
             )
@@ -214,6 +212,14 @@ class MaskedSealer:
             of_self_masks={name: of_self for name, (_, of_self) in held.items() if name in current.alive},
             of_keys={name: of_key for name, (of_key, _) in held.items() if name not in current.alive},
         )
+
+    def _signers(self, current: _Round, asked: Reveal) -> Iterator[str]:
+        """Neighbours that are alive and have signed the list that this owner signed."""
+        fields = _alive_fields(current)
+        for name, signature in asked.signatures.items():
+            keys = current.peers.get(name)
+            if keys and name in current.alive and is_signed(keys.identity, signature, "alive", *fields):
+                yield name
 
     def _at(self, asked: Invite | KeyList | Delivery | Briefing | Alive | Reveal) -> _Round:
         current = self._rounds.get(asked.round)
@@ -289,8 +295,7 @@ class MaskedSealer:
     def _channel(self, current: _Round, sender: str, receiver: str, peer: str) -> tuple[AESGCM, bytes]:
         """The cipher for the one message from sender to receiver, and what it is bound to."""
         bound = ("shares", current.run, current.number, sender, receiver)
-        secret = _agreed(current.channel, current.peers[peer].channel)
-        return AESGCM(masks.derived(secret, 32, *bound)), canonical(*bound, list(self._graph_of(current).names))
+        return AESGCM(masks.derived(current.channels[peer], 32, *bound)), canonical(*bound, current.names_digest)
 
 
 def commitment(self_seed: bytes, run: bytes, round: int, owner: str) -> bytes:
@@ -307,6 +312,11 @@ def is_keys_signed(keys: Keys, run: bytes, round: int) -> bool:
 def alive_fields(run: bytes, round: int, owners: list[str], alive: list[str]) -> tuple[object, ...]:
     """What a survivor signs: the round, who was to add pairwise masks, and who is alive."""
     return run, round, owners, alive
+
+
+def _count(found: Iterator[str], enough: int) -> int:
+    """How many there are; more than enough are not looked for."""
+    return sum(1 for _ in islice(found, enough))
 
 
 def _alive_fields(current: _Round) -> tuple[object, ...]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
+from math import prod
 
 PRIME = 2**256 + 297
 SHARE_BYTES = 33
@@ -38,13 +40,18 @@ def _value(polynomial: Sequence[int], point: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _weights_at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
-    """Lagrange's coefficients of the value at zero."""
-    weights = []
-    for point in points:
-        above, below = 1, 1
-        for other in points:
-            if other != point:
-                above = above * other % PRIME
-                below = below * (other - point) % PRIME
-        weights.append(above * pow(below, -1, PRIME) % PRIME)
-    return tuple(weights)
+    """Lagrange's coefficients of the value at zero: products of small integers, inverted all at once."""
+    below = [point * prod(other - point for other in points if other != point) for point in points]
+    above = prod(points)
+    return tuple(above * inverse % PRIME for inverse in _inverses(below))
+
+
+def _inverses(values: Sequence[int]) -> list[int]:
+    """Inverses of many values for the price of one (P. Montgomery 1987): only the product of all is inverted."""
+    before = list(accumulate(values, lambda product, value: product * value % PRIME, initial=1))
+    left = pow(before[-1], -1, PRIME)
+    found = []
+    for value, product in zip(reversed(values), reversed(before[:-1]), strict=True):
+        found.append(left * product % PRIME)
+        left = left * value % PRIME
+    return found[::-1]
