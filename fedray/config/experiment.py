@@ -101,6 +101,8 @@ class Search(Section):
     """Trials at a time; as many as fit when left out."""
 
 
+_NEED_SINGLE_UPDATES = frozenset({"median", "trimmed_mean", "geometric_median", "krum", "multi_krum", "bulyan"})
+"""Robust aggregation rules that cannot work on a sum."""
 _SMALLER_IS_BETTER = frozenset({"loss", "squared_error", "absolute_error"})
 
 
@@ -158,6 +160,17 @@ class Experiment(Section):
     def _callable_is_a_custom_model(cls, value: Any) -> Any:
         is_factory = callable(value) and not isinstance(value, Section)
         return {"name": "custom", "factory": value} if is_factory else value
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _strategies_take_sums(cls, value: Any) -> Any:
+        name = value.get("name") if isinstance(value, dict) else value
+        if name in _NEED_SINGLE_UPDATES:
+            raise ValueError(
+                f"strategy {name!r} needs every single update, which no fedray server has: protections give it sums "
+                "only; take fedavg or fedprox"
+            )
+        return value
 
     @property
     def work(self) -> Work:
