@@ -205,7 +205,8 @@ def make_sealer(experiment: Experiment, name: str, task: Task, state_dir: Path) 
         return PlainSealer(fixed_point, experiment.seed)
     trust = Trust(_enrolled(section))
     identity = _identity(trust, name, state_dir)
-    journal = Journal(state_dir / "sealed_rounds.json")
+    is_believed = isinstance(section, config.Masked) and section.server == "honest"
+    journal = Journal(state_dir / "sealed_rounds.json", believes_runs=is_believed)
     if isinstance(section, config.Masked):
         return MaskedSealer(name, identity, trust, _rules(section), fixed_point, experiment.seed, journal)
     from fedray.protection.homomorphic.owner import HomomorphicSealer
@@ -226,6 +227,8 @@ def _check_owners(experiment: Experiment, names: Sequence[str]) -> None:
     section = experiment.protection
     if isinstance(section, config.Plain):
         return
+    if config.KEY_HOLDER in names:
+        raise ConfigError(f"an owner named {config.KEY_HOLDER!r}", "another name", "rename its file or column value")
     if experiment.most_in_a_round(len(names)) < section.min_owners:
         raise ConfigError(
             f"{len(names)} owners under protection {section.name!r}",
@@ -261,7 +264,7 @@ def _key_holder(section: config.Ckks | config.Bfv, fixed_point: FixedPoint, stat
     from fedray.protection.homomorphic.parameters import choose
 
     trust = Trust(_enrolled(section))
-    identity = _identity(trust, config.KEY_HOLDER, state_dir / "key-holder")
+    identity = _identity(trust, config.KEY_HOLDER, state_dir / "%key-holder")  # no owner's folder has such a name
     parameters = choose(section.name, fixed_point)
     return KeyHolderRole(identity, trust, parameters, fixed_point, section.min_owners, section.key_rounds)
 

@@ -58,6 +58,7 @@ class Owner:
         started = time.perf_counter()
         round = assignment.plan.round
         seed = seeds.integer(self._seed, "train", round, self._name)
+        terms = assignment.terms(vector)
         try:
             update = self._task.train(vector, assignment, self._shard, seed)
             if not update.is_complete and not assignment.plan.accepts_partial_work:
@@ -66,7 +67,7 @@ class Owner:
                 return self._absent(assignment, "dropped", "the deadline passed before the first step")
             if update.delta.shape != vector.shape:
                 raise UpdateRefused(f"an update of shape {update.delta.shape}", f"{vector.shape}", "check the task")
-            payload, proof = self._sealer.seal(update, assignment)
+            payload, proof = self._sealer.seal(update, assignment, terms)
         except (BudgetExhausted, ProtocolError) as error:
             return self._absent(assignment, "refused", f"{error.found}; expected {error.expected}")
         except UpdateRefused as error:
@@ -79,6 +80,7 @@ class Owner:
             is_complete=update.is_complete,
             seconds=time.perf_counter() - started,
             spent=self.spent,
+            terms=terms,
             proof=proof,
         )
 

@@ -79,8 +79,13 @@ class Sealer(Protocol):
             ProtocolError: the message is malformed, or asks for what must not be given.
         """
 
-    def seal(self, update: Update, assignment: Assignment) -> tuple[Payload, bytes]:
+    def seal(self, update: Update, assignment: Assignment, terms: bytes) -> tuple[Payload, bytes]:
         """The first thing that leaves the owner, and the owner's signed word on it where the protection asks for it.
+
+        Args:
+            update: what training gave.
+            assignment: what was asked.
+            terms: digest of what must be alike for all owners in the sum; see ``Assignment.terms``.
 
         Raises:
             UpdateRefused: the update is non-finite, misshapen or beyond the bound of the sum.

@@ -245,6 +245,7 @@ def _collect(
         for one in asked.assignments
         if one.owner in combiner.owners
     ]
+    terms = briefed[0].terms(state.vector) if briefed else b""
     for answer in federation.cohort.train(state.vector, briefed):
         clock.lap("train")
         if isinstance(answer, Absent):
@@ -252,6 +253,7 @@ def _collect(
             continue
         try:
             _require_asked(answer, briefed, sealed)
+            _require_terms(answer, terms)
             _require_account(answer, state.spent.get(answer.owner))
             combiner.add(answer)
             sealed[answer.owner] = answer
@@ -277,6 +279,12 @@ def _require_asked(answer: Sealed, asked: Sequence[Assignment], sealed: Mapping[
         raise UpdateRefused(
             f"an update of {answer.owner} for round {answer.round}", "one answer to what was asked", "check the owner"
         )
+
+
+def _require_terms(answer: Sealed, terms: bytes) -> None:
+    """Refuse an update of another model or plan than the round's."""
+    if answer.terms != terms:
+        raise UpdateRefused("an update of another model or plan", "one of what was sent", "check the owner")
 
 
 def _require_account(answer: Sealed, before: Spent | None) -> None:

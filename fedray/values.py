@@ -126,6 +126,16 @@ class Assignment:
     weight_bound: int = 1
     briefing: bytes = b""
 
+    def terms(self, vector: Vector) -> bytes:
+        """Digest of all that must be alike for every owner whose update is in one sum: model, plan, scale of weights.
+
+        A server that gave some of them another model or plan could make their updates vanish, and read the others'
+        (Pasquini et al. 2022, *Eluding Secure Aggregation in Federated Learning via Model Inconsistency*).
+        """
+        found = hashlib.sha256(repr((self.plan, self.weight_bound, vector.shape)).encode())
+        found.update(np.ascontiguousarray(vector, dtype="<f4").data)
+        return found.digest()
+
     @property
     def is_partial(self) -> bool:
         return self.work != self.plan.work
@@ -171,6 +181,7 @@ class Sealed:
         owner: the owner's name.
         round: the round it belongs to.
         payload: what the protection's sealer made of update and weight.
+        terms: digest of what the owner was asked and given; see ``Assignment.terms``.
         proof: the owner's signed word on this payload, for protections that ask for it.
         n_steps: optimizer steps taken.
         is_complete: False where the work is partial.
@@ -185,6 +196,7 @@ class Sealed:
     is_complete: bool
     seconds: float
     spent: Spent | None
+    terms: bytes = b""
     proof: bytes = b""
 
 

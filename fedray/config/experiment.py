@@ -165,7 +165,7 @@ class Experiment(Section):
     @classmethod
     def _strategies_take_sums(cls, value: Any) -> Any:
         name = value.get("name") if isinstance(value, dict) else value
-        if name in _NEED_SINGLE_UPDATES:
+        if isinstance(name, str) and name in _NEED_SINGLE_UPDATES:
             raise ValueError(
                 f"strategy {name!r} needs every single update, which no fedray server has: protections give it sums "
                 "only; take fedavg or fedprox"

@@ -266,7 +266,8 @@ class _Homomorphic(_Protected):
 
 
 class Ckks(_Homomorphic):
-    """Approximate homomorphic sums (Cheon et al. 2017) through TenSEAL, opened by a key holder."""
+    """Homomorphic sums by an approximate scheme (Cheon et al. 2017) through TenSEAL, opened by a key holder, who rounds
+    its errors away."""
 
     name: Literal["ckks"] = "ckks"
 

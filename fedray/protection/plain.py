@@ -29,7 +29,7 @@ class PlainSealer:
     def answer(self, message: bytes) -> bytes:
         raise ProtocolError(f"a message of {len(message)} bytes", "none: plain protection has no protocol", "ignore it")
 
-    def seal(self, update: Update, assignment: Assignment) -> tuple[Payload, bytes]:
+    def seal(self, update: Update, assignment: Assignment, terms: bytes) -> tuple[Payload, bytes]:  # noqa: ARG002
         return self._fixed_point.encode(update, assignment, self._seed), b""
 
 

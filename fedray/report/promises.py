@@ -28,8 +28,8 @@ _HOMOMORPHIC = prose("""
     differential privacy bounds that.{ckks}
 """)
 _CKKS = " " + prose("""
-    CKKS sums are approximate, and their errors are made of key material: they are rounded before they
-    leave the key holder, which is no proof. BFV has no such question.
+    CKKS is approximate, and its errors are made of key material: the key holder rounds them away, so that
+    only the integers of the sum leave it. BFV has no such question.
 """)
 _FIRST_USE = "Signing keys are trusted at first use: a server that lies when a run begins is not excluded."
 _ENROLLED = "Signing keys are enrolled, so that the server cannot pass off its own."

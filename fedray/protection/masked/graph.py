@@ -48,7 +48,10 @@ class Rules:
         return Graph([ordered[position] for position in order], degree, threshold)
 
     def _full_threshold(self, n: int) -> int:
-        return 2 * n // 3 + 1 if self.server == "may_lie" else n // 2 + 1
+        """More than half; against a server that lies, so many that two lists cannot both be signed by enough."""
+        if self.server == "honest":
+            return n // 2 + 1
+        return max(2 * n // 3, (n + int(self.corrupt * n)) // 2) + 1
 
 
 class Graph:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from fedray.errors import ProtocolError
 from fedray.protection.fixed_point import PIECE
 from fedray.protection.wire import canonical
 from fedray.values import Payload
@@ -36,9 +37,22 @@ def agreed(private: X25519PrivateKey, public: bytes) -> bytes:
     """The secret of two owners (X25519, RFC 7748).
 
     Raises:
-        ValueError: the public key is of small order.
+        ProtocolError: the public key is of small order.
     """
-    return private.exchange(X25519PublicKey.from_public_bytes(public))
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise ProtocolError("a public key of small order", "an X25519 key", "suspect a peer that lies") from None
+
+
+def require_agreeable(*publics: bytes) -> None:
+    """Refuse public keys that nobody can agree with.
+
+    Raises:
+        ProtocolError: one is of small order.
+    """
+    for public in publics:
+        agreed(X25519PrivateKey.generate(), public)
 
 
 class Mask:
@@ -59,9 +73,12 @@ class Mask:
         return cls(derived(seed, _BLOCK, "self mask", run, round, owner), True)
 
     @classmethod
-    def pair(cls, secret: bytes, run: bytes, round: int, owner: str, peer: str) -> Mask:
-        """The mask that ``owner`` and ``peer`` agree on, as ``owner`` applies it: the first of the two adds."""
-        key = derived(secret, _BLOCK, "pair mask", run, round, *sorted((owner, peer)))
+    def pair(cls, secret: bytes, run: bytes, round: int, terms: bytes, owner: str, peer: str) -> Mask:
+        """The mask that ``owner`` and ``peer`` agree on, as ``owner`` applies it: the first of the two adds.
+
+        Under different terms they do not agree, and nothing can be read of a sum with both.
+        """
+        key = derived(secret, _BLOCK, "pair mask", run, round, terms, *sorted((owner, peer)))
         return cls(key, owner < peer)
 
     @property

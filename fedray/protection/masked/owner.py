@@ -59,7 +59,7 @@ class _Round:
     peers: Mapping[str, Keys] = field(default_factory=dict)
     channels: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     shares: dict[str, tuple[bytes, bytes]] = field(default_factory=dict, repr=False)
-    masks: Mapping[str, Mask] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     owners: frozenset[str] = frozenset()
     alive: tuple[str, ...] = ()
 
@@ -131,7 +131,7 @@ class MaskedSealer:
             raise ProtocolError(f"a second list of keys for round {asked.round}", "one", "suspect a server that lies")
         graph = self._graph(asked)
         peers = self._verified(asked, graph)
-        current.channels = {name: _agreed(current.channel, keys.channel) for name, keys in peers.items()}
+        current.channels = {name: masks.agreed(current.channel, keys.channel) for name, keys in peers.items()}
         current.graph, current.peers = graph, peers
         current.names_digest = sha256(canonical(asked.names)).digest()
         holders = graph.holders(self._owner)
@@ -146,20 +146,21 @@ class MaskedSealer:
     def _receive(self, asked: Delivery) -> Receipt:
         """Open the neighbours' shares; say whose cannot be opened."""
         current = self._at(asked)
+        self._graph_of(current)
         unreadable = []
         for name, sealed in asked.sealed.items():
             try:
                 current.shares[name] = self._opened(current, name, sealed)
             except (InvalidTag, KeyError):
                 unreadable.append(name)
-        current.masks = self._masks(current)
+        current.secrets = {name: masks.agreed(current.mask, keys.mask) for name, keys in current.peers.items()}
         return Receipt(asked.run, asked.round, self._owner, sorted(unreadable))
 
-    def seal(self, update: Update, assignment: Assignment) -> tuple[Payload, bytes]:
+    def seal(self, update: Update, assignment: Assignment, terms: bytes) -> tuple[Payload, bytes]:
         """Clip, scale, round and mask in one pass over cache-sized pieces."""
         briefing = decode(assignment.briefing, Briefing)
         current = self._at(briefing)
-        if not current.masks:
+        if not current.secrets:
             raise ProtocolError("a briefing before the shares", "the shares first", "check the server")
         self._require(current, briefing.owners, within=set(self._graph_of(current).names))
         if assignment.plan.round != current.number or assignment.owner != self._owner:
@@ -167,7 +168,7 @@ class MaskedSealer:
         self._fixed_point.require(update, assignment.weight_bound)
         self._journal.use(current.run, current.number)
         current.owners = frozenset(briefing.owners)
-        streams = [mask.stream() for name, mask in current.masks.items() if name in current.owners]
+        streams = [mask.stream() for mask in self._masks(current, terms)]
         sealed, scratch = np.empty(self._fixed_point.length, dtype=self._fixed_point.ring), masks.scratch()
         for part, piece in self._fixed_point.pieces(update, assignment, self._seed):
             target = sealed[part]
@@ -253,9 +254,9 @@ class MaskedSealer:
         if tuple(found) != graph.neighbours(self._owner):
             raise ProtocolError("keys of others than the neighbours", "each neighbour's, once", "check the server")
         for name, keys in peers.items():
-            self._trust.require(name, keys.identity)
             if not is_keys_signed(keys, asked.run, asked.round):
                 raise ProtocolError(f"keys of {name!r} that it did not sign", "signed keys", "suspect swapped keys")
+            self._trust.require(name, keys.identity)
         own = (self._rounds[asked.round].channel, self._rounds[asked.round].mask)
         public = [key.public_key().public_bytes_raw() for key in own]
         public += [key for keys in peers.values() for key in (keys.channel, keys.mask)]
@@ -275,13 +276,12 @@ class MaskedSealer:
                 "the round is abandoned; nothing was revealed",
             )
 
-    def _masks(self, current: _Round) -> dict[str, Mask]:
-        """The self mask, and one with each neighbour."""
-        bound = (current.run, current.number, self._owner)
-        pairs = {
-            name: Mask.pair(_agreed(current.mask, keys.mask), *bound, name) for name, keys in current.peers.items()
-        }
-        return {**pairs, self._owner: Mask.own(current.self_seed, *bound)}
+    def _masks(self, current: _Round, terms: bytes) -> Iterator[Mask]:
+        """The self mask, and one with each neighbour that takes part."""
+        yield Mask.own(current.self_seed, current.run, current.number, self._owner)
+        for name, secret in current.secrets.items():
+            if name in current.owners:
+                yield Mask.pair(secret, current.run, current.number, terms, self._owner, name)
 
     def _sealed(self, current: _Round, holder: str, of_key: bytes, of_self: bytes) -> bytes:
         cipher, data = self._channel(current, self._owner, holder, holder)
@@ -321,10 +321,3 @@ def _count(found: Iterator[str], enough: int) -> int:
 
 def _alive_fields(current: _Round) -> tuple[object, ...]:
     return alive_fields(current.run, current.number, sorted(current.owners), list(current.alive))
-
-
-def _agreed(private: X25519PrivateKey, public: bytes) -> bytes:
-    try:
-        return masks.agreed(private, public)
-    except ValueError:
-        raise ProtocolError("a public key of small order", "an X25519 key", "suspect a peer that lies") from None

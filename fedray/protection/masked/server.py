@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from math import comb
 from typing import TypeVar
 
 import numpy as np
@@ -36,6 +38,9 @@ from fedray.protection.masked.owner import commitment, is_keys_signed
 from fedray.protection.wire import Message, decode, encode
 from fedray.protocols import Ask
 from fedray.values import Absent, Sealed, SumRecord, Total
+
+MOST_CHOICES = 1000
+"""Sets of shares that are tried for one secret."""
 
 M = TypeVar("M", Keys, Shared, Receipt, AliveSigned, Revealed)
 
@@ -124,7 +129,7 @@ class MaskedCombiner:
         self._keys: Mapping[str, Keys] = {}
         self._commitments: Mapping[str, bytes] = {}
         self._sum = np.zeros(fixed_point.length, dtype=fixed_point.ring)
-        self._alive: list[str] = []
+        self._alive: dict[str, bytes] = {}
         self._is_opened = False
         self._abandoned: RoundAbandoned | None = None
 
@@ -141,19 +146,22 @@ class MaskedCombiner:
     def _advertise(self, asked: Sequence[str]) -> dict[str, Keys]:
         invite = Invite(self._talk.run, self._talk.round)
         answers = self._talk.exchange(dict.fromkeys(asked, invite), Keys, self.lost)
-        return self._passed("keys", {name: keys for name, keys in answers.items() if self._is_true(keys)})
+        uses = Counter(key for keys in answers.values() for key in (keys.channel, keys.mask))
+        return self._passed("keys", {name: keys for name, keys in answers.items() if self._is_fit(keys, uses)})
 
-    def _is_true(self, keys: Keys) -> bool:
-        """Whether an owner's neighbours will take its keys for true; they would all refuse the round otherwise."""
+    def _is_fit(self, keys: Keys, uses: Mapping[bytes, int]) -> bool:
+        """Whether an owner's neighbours will take its keys; they would all refuse the round otherwise."""
         try:
+            if not is_keys_signed(keys, self._talk.run, self._talk.round):
+                raise ProtocolError("keys that their owner did not sign", "signed keys", "check the owner")
             self._trust.require(keys.owner, keys.identity)
-            is_true = is_keys_signed(keys, self._talk.run, self._talk.round)
-            reason = "its keys are not signed"
+            if uses[keys.channel] > 1 or uses[keys.mask] > 1:
+                raise ProtocolError("the same key twice", "fresh keys of every owner", "check the owner")
+            masks.require_agreeable(keys.channel, keys.mask)
         except ProtocolError as error:
-            is_true, reason = False, error.found
-        if not is_true:
-            self.lost[keys.owner] = reason
-        return is_true
+            self.lost[keys.owner] = error.found
+            return False
+        return True
 
     def _share(self) -> dict[str, Shared]:
         names = sorted(self._keys)
@@ -203,7 +211,7 @@ class MaskedCombiner:
             raise UpdateRefused(f"an update of {sealed.owner}", "one of each owner that shared keys", "check the owner")
         self._fixed_point.check(sealed.payload)
         self._sum += sealed.payload
-        self._alive.append(sealed.owner)
+        self._alive[sealed.owner] = sealed.terms
 
     @property
     def n_added(self) -> int:
@@ -256,7 +264,8 @@ class MaskedCombiner:
             key = X25519PrivateKey.from_private_bytes(secret)
             for peer in self._graph.neighbours(name):
                 if peer in self._alive:
-                    yield Mask.pair(masks.agreed(key, self._keys[peer].mask), run, round, peer, name)
+                    secret = masks.agreed(key, self._keys[peer].mask)
+                    yield Mask.pair(secret, run, round, self._alive[peer], peer, name)
 
     def _recovered(self, name: str, revealed: Mapping[str, Mapping[str, bytes]]) -> bytes:
         """One owner's secret from what its holders revealed; a few false shares do no harm where more are there."""
@@ -334,9 +343,10 @@ class MaskedCombiner:
 
 
 def _choices(points: Sequence[int], threshold: int) -> Iterator[Sequence[int]]:
-    """Sets of ``threshold`` points, each point left out of one of them as long as there are others."""
-    spare = len(points) - threshold
-    if spare < 0:
+    """Sets of ``threshold`` points: all where they are few, else such that each point is left out of one at least."""
+    if comb(len(points), threshold) <= MOST_CHOICES:
+        yield from combinations(points, threshold)
         return
-    for shift in range(len(points) if spare else 1):
-        yield sorted((points[shift:] + points[:shift])[:threshold])  # type: ignore[operator]
+    around = [*points, *points]
+    for shift in range(len(points)):
+        yield sorted(around[shift : shift + threshold])
