@@ -205,8 +205,7 @@ def make_sealer(experiment: Experiment, name: str, task: Task, state_dir: Path) 
         return PlainSealer(fixed_point, experiment.seed)
     trust = Trust(_enrolled(section))
     identity = _identity(trust, name, state_dir)
-    is_believed = isinstance(section, config.Masked) and section.server == "honest"
-    journal = Journal(state_dir / "sealed_rounds.json", believes_runs=is_believed)
+    journal = Journal(state_dir / "sealed_rounds.json")
     if isinstance(section, config.Masked):
         return MaskedSealer(name, identity, trust, _rules(section), fixed_point, experiment.seed, journal)
     from fedray.protection.homomorphic.owner import HomomorphicSealer
@@ -229,11 +228,15 @@ def _check_owners(experiment: Experiment, names: Sequence[str]) -> None:
         return
     if config.KEY_HOLDER in names:
         raise ConfigError(f"an owner named {config.KEY_HOLDER!r}", "another name", "rename its file or column value")
-    if experiment.most_in_a_round(len(names)) < section.min_owners:
+    fewest = _rules(section).min_owners if isinstance(section, config.Masked) else section.min_owners
+    most = experiment.most_in_a_round(len(names))
+    if isinstance(experiment.strategy, config.FedAvg):
+        most = round(most * (1 - experiment.stragglers.fraction))
+    if most < fewest:
         raise ConfigError(
-            f"{len(names)} owners under protection {section.name!r}",
-            f"at least {section.min_owners} in a round, so that a sum hides each of them",
-            "take more owners, or let the server read updates with protection: plain",
+            f"{most} owners under protection {section.name!r} in a round, those left out that are too slow",
+            f"at least {fewest}, so that a sum hides each of them",
+            "take more owners, or fewer slow ones, or let the server read updates with protection: plain",
         )
     parties = {*names, config.KEY_HOLDER} if isinstance(section, config.Ckks | config.Bfv) else set(names)
     if section.identities and (missing := sorted(parties - set(section.identities))):
@@ -276,7 +279,9 @@ def _fixed_point(experiment: Experiment, task: Task) -> FixedPoint:
 
 
 def _rules(section: config.Masked) -> Rules:
-    return Rules(section.min_owners, section.server, section.corrupt, section.dropouts)
+    """A server that lies picks the cohort: it must not pick one that all but one of are corrupt."""
+    n_corrupt = math.ceil(section.corrupt * len(section.identities)) if section.server == "may_lie" else 0
+    return Rules(max(section.min_owners, n_corrupt + 2), section.server, section.corrupt, section.dropouts)
 
 
 def _enrolled(section: config.Masked | config.Ckks | config.Bfv) -> dict[str, bytes]:

@@ -9,7 +9,7 @@
     ├── RecordsError         a record file that cannot be read
     ├── RunError             a run that cannot go on (no update in a round, a lost server)
     ├── ProtocolError        a peer's message that is malformed, or that asks for what must not be given
-    ├── RoundAbandoned       a sum that is not opened, since too few owners are left; the run goes on
+    ├── RoundAbandoned       a sum that is not given out, since too few owners are left; the run goes on
     └── OwnerError           what one data owner answers instead of an update; the round goes on
         ├── UpdateRefused    the update is non-finite, misshapen or beyond its bound
         └── BudgetExhausted  the work would spend more than the planned privacy budget
@@ -91,7 +91,7 @@ class ProtocolError(FedrayError):
 
 
 class RoundAbandoned(FedrayError):
-    """A sum that is not opened, since too few owners are left or one of them lied. Nothing is revealed."""
+    """A sum that is not given out, since too few owners are left or one of them lied."""
 
 
 class OwnerError(FedrayError):

@@ -126,7 +126,7 @@ class Combiner(Protocol):
         """Have the sum opened by whoever may.
 
         Raises:
-            RoundAbandoned: it may not be opened; nothing is revealed.
+            RoundAbandoned: it may not be opened, or is none that honest owners can have made.
         """
 
     def record(self) -> SumRecord:

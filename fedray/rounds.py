@@ -265,11 +265,22 @@ def _collect(
 
 
 def _open(collected: _Collected) -> _Collected:
-    """With the sum in the clear; without one where the round is abandoned."""
+    """With the sum in the clear, or without one where the round is abandoned; without updates that it left out."""
     try:
-        return replace(collected, total=collected.combiner.open())
+        total = collected.combiner.open()
     except RoundAbandoned:
-        return collected
+        total = None
+    left_out = {
+        name: Absent(name, sealed.round, "absent", collected.combiner.lost[name], sealed.spent)
+        for name, sealed in collected.sealed.items()
+        if name in collected.combiner.lost
+    }
+    return replace(
+        collected,
+        total=total,
+        sealed={name: sealed for name, sealed in collected.sealed.items() if name not in left_out},
+        absent={**collected.absent, **left_out},
+    )
 
 
 def _require_asked(answer: Sealed, asked: Sequence[Assignment], sealed: Mapping[str, Sealed]) -> None:

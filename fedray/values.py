@@ -247,7 +247,7 @@ class SumRecord:
 
     Attributes:
         protection: ``plain``, ``masked``, ``ckks`` or ``bfv``.
-        outcome: ``opened``; ``abandoned`` with nothing revealed; ``empty`` where there was nothing to open.
+        outcome: ``opened``; ``abandoned`` without a sum; ``empty`` where there was nothing to open.
         reason: why it was abandoned.
         stages: stage of the protocol to the number of owners that passed it, in order.
         threshold: owners whose help opening takes; 0 where it takes none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toys import TABLE, assignment, examples, plan, shard
+from toys import TABLE, Meddling, assignment, examples, plan, shard
 
 from fedray.build import check, make_strategy, make_task, open_federation, open_owner
 from fedray.config import validated
 from fedray.errors import ConfigError, DataError, ModelError
 from fedray.owners import InProcessCohort
+from fedray.protection.identity import Identity, key_file
+from fedray.protection.masked.messages import Invite
+from fedray.protection.wire import encode
+from fedray.rounds import federate
 from fedray.strategies import FedAvg, FedProx
 from fedray.tasks.descent import ShuffledDescent
-from fedray.values import Examples, Schema, Shard, Work
+from fedray.values import Absent, Examples, Schema, Sealed, Shard, Work
 
 SMALL: dict[str, Any] = {"data": {"name": "digits", "owners": 3, "split": "iid"}, "model": "logistic"}
 
@@ -115,8 +120,9 @@ def test_an_owner_whose_rows_have_another_shape_is_refused_by_name(tmp_path: Pat
 def test_a_cohort_larger_than_a_folder_of_owners_is_found_by_the_check(tmp_path: Path) -> None:
     pd.DataFrame({"x": [1.0, 2.0] * 5, "target": [0, 1] * 5}).to_parquet(tmp_path / "a.parquet")
     data = {"name": "tables", "path": tmp_path, "classes": [0, 1]}
+    cohort = {"name": "fixed", "size": 2}
     with pytest.raises(ConfigError, match=r"cohort\.size 2"):
-        check(validated({"data": data, "model": "logistic", "cohort": {"name": "fixed", "size": 2}}))
+        check(validated({"data": data, "model": "logistic", "cohort": cohort, "protection": "plain"}))
 
 
 def test_a_federation_has_every_owner_and_the_servers_test_set(tmp_path: Path) -> None:
@@ -127,4 +133,174 @@ def test_a_federation_has_every_owner_and_the_servers_test_set(tmp_path: Path) -
     n_rows = sum(info.n_train + info.n_holdout for info in federation.cohort.owners)
     assert n_rows + len(federation.central_test) == 1797
     assert federation.task.n_parameters == 650
-    assert list(tmp_path.iterdir()) == []
+    assert federation.weight_bound == 512
+    assert max(info.n_train for info in federation.cohort.owners) <= 512
+
+
+# Protection ---------------------------------------------------------------------------------------------------------
+
+
+def _tables(folder: Path, *names: str) -> dict[str, Any]:
+    """Owners with ten rows each."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        frame = pd.DataFrame({"x": np.arange(10.0), "y": np.arange(10.0)[::-1], "target": [0, 1] * 5})
+        frame.to_parquet(folder / f"{name}.parquet")
+    return {"name": "tables", "path": folder, "classes": [0, 1], "holdout": 0.0}
+
+
+@pytest.mark.parametrize("n_owners", [1, 2])
+def test_too_few_owners_to_be_hidden_are_found_by_the_check(n_owners: int, tmp_path: Path) -> None:
+    """Owners of files are not in the experiment, so its own rules cannot tell."""
+    raw = {"data": _tables(tmp_path, *["ann", "bob"][:n_owners]), "model": "logistic"}
+    with pytest.raises(ConfigError, match=f"{n_owners} owners? under protection 'masked'") as error:
+        check(validated(raw))
+    assert "3" in error.value.expected
+    assert "protection: plain" in error.value.remedy
+    check(validated({**raw, "protection": "plain"}))
+
+
+def test_sums_that_do_not_fit_are_found_by_the_check() -> None:
+    for name in ("plain", "masked"):
+        with pytest.raises(ConfigError, match=r"protection\.precision 1e-09 for 3 owners"):
+            check(validated({**SMALL, "protection": {"name": name, "precision": 1e-9}}))
+
+
+def test_the_ring_is_made_for_the_owners_of_a_round_and_not_for_all() -> None:
+    """4000 owners with 2**20 units each take 33 bits, 400 take 30."""
+    raw = {"data": {"name": "synthetic", "owners": 4000}, "model": "logistic", "protection": {"name": "plain"}}
+    with pytest.raises(ConfigError, match="4000 owners"):
+        check(validated(raw))
+    check(validated({**raw, "cohort": {"name": "fixed", "size": 400}}))
+
+
+def test_weights_are_scaled_by_the_power_of_two_from_the_largest_shard(tmp_path: Path) -> None:
+    for weighting, bound in (("examples", 16), ("uniform", 1)):
+        raw = {"data": _tables(tmp_path / "data", *"abc"), "strategy": {"name": "fedavg", "weighting": weighting}}
+        federation = open_federation(validated({**raw, "model": "logistic"}), InProcessCohort, tmp_path / weighting)
+        assert federation.weight_bound == bound
+
+
+@pytest.mark.parametrize("protection", ["plain", "masked"])
+def test_owners_keep_what_their_protection_needs_and_no_more(protection: str, tmp_path: Path) -> None:
+    """Under masks a signing key that no one else may read, and once it has sealed the round's number."""
+    federation = open_federation(validated({**SMALL, "protection": protection, "rounds": 2}), InProcessCohort, tmp_path)
+    kept = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    names = ["owner-00", "owner-01", "owner-02"]
+    assert kept == []
+    list(federate(federation))
+    for path in tmp_path.rglob("*.pem"):
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o077 == 0
+    kept = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    each = ["identity.pem", "sealed_rounds.json"] if protection == "masked" else []
+    assert kept == [f"{name}/{file}" for name in names for file in each]
+
+
+def test_an_owner_that_is_opened_again_keeps_its_identity(tmp_path: Path) -> None:
+    experiment = validated(SMALL)
+    opened = open_owner(experiment, "owner-00", 1, tmp_path / "state")
+    assert isinstance(opened.answer(1, encode(Invite(bytes(16), 1))), bytes)
+    first, second = (one.join().identity for one in (opened, open_owner(experiment, "owner-00", 1, tmp_path / "state")))
+    assert first == second
+    assert len(first) == 32
+    assert open_owner(experiment, "owner-01", 1, tmp_path / "other").join().identity != first
+    plain = validated({**SMALL, "protection": "plain"})
+    assert open_owner(plain, "owner-00", 1, tmp_path / "state").join().identity == b""
+
+
+def test_masks_and_none_give_the_same_bits_in_every_round(tmp_path: Path) -> None:
+    raw = {**SMALL, "rounds": 3, "cohort": {"name": "fixed", "size": 4}, "data": {**SMALL["data"], "owners": 5}}
+    found = [
+        [
+            record
+            for _, record in federate(open_federation(validated({**raw, "protection": one}), InProcessCohort, folder))
+        ]
+        for one, folder in (("plain", tmp_path / "plain"), ("masked", tmp_path / "masked"))
+    ]
+    assert [r.parameters_sha256 for r in found[0]] == [r.parameters_sha256 for r in found[1]]
+    assert {r.sum.protection for r in found[1]} == {"masked"}
+    assert {r.sum.outcome for r in (*found[0], *found[1])} == {"opened"}
+
+
+class Enrolled:
+    """Three owners' signing keys where ``fedray enrol`` keeps them."""
+
+    def __init__(self) -> None:
+        names = ["owner-00", "owner-01", "owner-02"]
+        self.identities = {name: Identity.kept(key_file(name)) for name in names}
+        for identity in self.identities.values():
+            identity.save()
+        self.public = {name: one.public.hex() for name, one in self.identities.items()}
+
+    def experiment(self, **protection: Any) -> Any:
+        section = {"name": "masked", "identities": self.public, **protection}
+        return validated({**SMALL, "rounds": 2, "protection": section})
+
+
+@pytest.fixture
+def enrolled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enrolled:
+    monkeypatch.setenv("FEDRAY_KEYS", str(tmp_path / "keys"))
+    return Enrolled()
+
+
+@pytest.mark.parametrize("server", ["honest", "may_lie"])
+def test_owners_sign_with_the_keys_that_were_enrolled(enrolled: Enrolled, server: str, tmp_path: Path) -> None:
+    federation = open_federation(enrolled.experiment(server=server), InProcessCohort, tmp_path / "owners")
+    assert {info.name: info.identity.hex() for info in federation.cohort.owners} == enrolled.public
+    records = [record for _, record in federate(federation)]
+    assert [(r.n_updates, r.sum.outcome, r.sum.identities) for r in records] == [(3, "opened", "enrolled")] * 2
+    assert not list((tmp_path / "owners").rglob("*.pem"))
+
+
+def test_an_owner_whose_key_is_another_than_the_enrolled_one_is_refused_by_name(
+    enrolled: Enrolled, tmp_path: Path
+) -> None:
+    key_file("owner-01").unlink()
+    with pytest.raises(ConfigError, match=r"no signing key in .*owner-01\.pem"):
+        open_owner(enrolled.experiment(), "owner-01", 1, tmp_path / "state")
+    stranger = Identity.kept(key_file("owner-01"))
+    stranger.save()
+    other = stranger.public.hex()
+    with pytest.raises(ConfigError, match="owner 'owner-01' signs with a key that is not the one") as error:
+        open_owner(enrolled.experiment(), "owner-01", 1, tmp_path / "state")
+    assert other in error.value.remedy
+    open_owner(enrolled.experiment(), "owner-00", 1, tmp_path / "state")
+
+
+def test_an_owner_that_is_not_enrolled_where_others_are_is_found_by_the_check(enrolled: Enrolled) -> None:
+    del enrolled.public["owner-02"]
+    with pytest.raises(ConfigError, match="owner-02") as error:
+        check(enrolled.experiment())
+    assert "fedray enrol" in error.value.remedy
+
+
+def test_a_journal_that_cannot_be_read_is_refused_before_anything_is_sealed(tmp_path: Path) -> None:
+    (tmp_path / "sealed_rounds.json").write_text("[")
+    with pytest.raises(ConfigError, match=r"sealed_rounds\.json cannot be read"):
+        open_owner(validated(SMALL), "owner-00", 1, tmp_path)
+
+
+def test_a_round_that_was_sealed_is_not_sealed_again_by_an_owner_that_was_restarted(tmp_path: Path) -> None:
+    """All owners are opened anew in the middle of a run: the server's round goes on with a number that was used."""
+
+    class Restarting(Meddling):
+        def __init__(self, openers: Mapping[str, Any]) -> None:
+            self._openers = openers
+            super().__init__(InProcessCohort(openers), self.restarted)
+
+        def restarted(self, answers: list[Sealed | Absent]) -> Iterator[Sealed | Absent]:
+            yield from answers
+            self._cohort = InProcessCohort(self._openers)
+
+    federation = open_federation(validated({**SMALL, "rounds": 1}), Restarting, tmp_path)
+    ((_, record),) = federate(federation)
+    assert (record.n_updates, record.sum.outcome) == (0, "abandoned")
+    combiner = federation.combiner(1, ["owner-00", "owner-01", "owner-02"])
+    assert list(combiner.owners) == []
+    assert all("round 1 again" in reason for reason in combiner.lost.values())
+    assert list(federation.combiner(2, ["owner-00", "owner-01", "owner-02"]).owners) == [
+        "owner-00",
+        "owner-01",
+        "owner-02",
+    ]

@@ -31,7 +31,8 @@ def test_fedray_alone_loads_no_heavy_package(tmp_path: Path) -> None:
 
 
 def test_strategies_configuration_and_rounds_do_without_ray_and_torch(tmp_path: Path) -> None:
-    rooms = "fedray.strategies, fedray.rounds, fedray.config.space, fedray.protection.plain, fedray.selection"
+    protections = "fedray.protection.plain, fedray.protection.masked.server, fedray.protection.masked.owner"
+    rooms = f"fedray.strategies, fedray.rounds, fedray.config.space, {protections}, fedray.selection"
     assert _loaded(f"import {rooms}; fedray.Experiment()", tmp_path) == set()
 
 

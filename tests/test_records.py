@@ -16,9 +16,25 @@ from hypothesis import strategies as st
 from fedray.config import Experiment, validated
 from fedray.errors import RecordsError, RunDirectoryError
 from fedray.records import PARQUET, STREAM, RecordWriter, find_runs, header, read_run, write_parquet
-from fedray.values import OwnerRecord, RoundRecord
+from fedray.values import OwnerRecord, RoundRecord, SumRecord
 
 EXPERIMENT = Experiment(name="kept", strategy={"name": "fedprox", "mu": 0.25}, rounds=3)
+
+
+SUM = SumRecord(
+    protection="masked",
+    outcome="opened",
+    reason="",
+    stages={"asked": 4, "keys": 4, "updates": 3, "revealed": 3},
+    threshold=3,
+    min_owners=3,
+    neighbours=3,
+    key_bits=128,
+    identities="first use",
+    key_id="",
+    bytes_up=2**33,
+    bytes_down=12_345,
+)
 
 
 def _record(round: int, **values: Any) -> RoundRecord:
@@ -34,6 +50,7 @@ def _record(round: int, **values: Any) -> RoundRecord:
         "central_metrics": {"loss": float("inf")},
         "epsilon": None,
         "epsilon_rdp": 2.5,
+        "sum": SUM,
         "bytes_up": 2**40,
         "bytes_down": 7,
         "seconds": {"train": 0.1, "total": 0.1},
@@ -97,19 +114,52 @@ METRICS = st.dictionaries(st.text(min_size=1, max_size=5), st.floats(allow_nan=F
 MAYBE = st.none() | st.floats(0, 1e6)
 
 
+COUNTS = st.integers(0, 2**62)
+SUMS = st.builds(
+    SumRecord,
+    protection=st.sampled_from(["plain", "masked", "ckks", "bfv"]),
+    outcome=st.sampled_from(["opened", "abandoned", "empty"]),
+    reason=st.text(max_size=8),
+    stages=st.dictionaries(st.text(min_size=1, max_size=5), COUNTS, max_size=4),
+    threshold=COUNTS,
+    min_owners=COUNTS,
+    neighbours=COUNTS,
+    key_bits=COUNTS,
+    identities=st.sampled_from(["enrolled", "first use", "none"]),
+    key_id=st.text(max_size=8),
+    bytes_up=COUNTS,
+    bytes_down=COUNTS,
+)
+
+
 @settings(deadline=None, max_examples=25)
-@given(metrics=METRICS, epsilon=MAYBE, cohort=st.lists(st.text(max_size=4), max_size=3), reason=st.text(max_size=8))
+@given(
+    metrics=METRICS,
+    epsilon=MAYBE,
+    cohort=st.lists(st.text(max_size=4), max_size=3),
+    reason=st.text(max_size=8),
+    outcome=st.sampled_from(["failed", "unopened", "absent"]),
+    summed=SUMS,
+)
 def test_any_record_comes_back_as_it_was(
-    tmp_path_factory: pytest.TempPathFactory, metrics: Any, epsilon: Any, cohort: Any, reason: str
+    tmp_path_factory: pytest.TempPathFactory,
+    metrics: Any,
+    epsilon: Any,
+    cohort: Any,
+    reason: str,
+    outcome: Any,
+    summed: SumRecord,
 ) -> None:
-    owner = OwnerRecord("ä/ö", "failed", reason, 0, 0.0, epsilon, epsilon, 1, metrics)
-    record = _record(1, metrics=metrics, epsilon=epsilon, cohort=tuple(cohort), owners=(owner,))
+    owner = OwnerRecord("ä/ö", outcome, reason, 0, 0.0, epsilon, epsilon, 1, metrics)
+    record = _record(1, metrics=metrics, epsilon=epsilon, cohort=tuple(cohort), owners=(owner,), sum=summed)
     folder = tmp_path_factory.mktemp("records")
     writer = RecordWriter(folder, EXPERIMENT)
     writer.write(record)
     assert read_run(folder).rounds == (record,)
     writer.close("complete")
-    assert read_run(folder).rounds == (record,)
+    (found,) = read_run(folder).rounds
+    assert found == record
+    assert list(found.sum.stages) == list(summed.stages), "stages are in the order of the protocol"
 
 
 def test_a_stream_cut_off_anywhere_in_its_last_batch_gives_all_earlier_rounds(tmp_path: Path) -> None:
@@ -155,7 +205,7 @@ def test_a_parquet_file_cut_off_is_an_error(tmp_path: Path) -> None:
             read_run(path)
 
 
-@pytest.mark.parametrize("version", ["0", "2", None])
+@pytest.mark.parametrize("version", ["0", "1", "3", None])
 def test_records_of_another_version_are_not_guessed_at(tmp_path: Path, version: str | None) -> None:
     path = tmp_path / PARQUET
     write_parquet(path, replace(header(EXPERIMENT), rounds=tuple(RECORDS)))
@@ -172,7 +222,8 @@ def test_a_table_of_another_shape_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / PARQUET
     write_parquet(path, replace(header(EXPERIMENT), rounds=tuple(RECORDS)))
     metadata = pq.read_table(path).schema.metadata
-    for table in (pa.table({"round": [1]}), pq.read_table(path).drop_columns(["owners"])):
+    whole = pq.read_table(path)
+    for table in (pa.table({"round": [1]}), whole.drop_columns(["owners"]), whole.drop_columns(["sum"])):
         pq.write_table(table.replace_schema_metadata(metadata), path)
         with pytest.raises(RecordsError, match="cannot be read"):
             read_run(path)

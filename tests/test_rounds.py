@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +17,10 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toys import MODELS, Meddling, changed, federation, make_module, shard, torch_task
+from toys import MASKED, MODELS, PLAIN, Meddling, changed, federation, make_module, shard, torch_task
 
 from fedray.errors import RunError
-from fedray.protection.fixed_point import DELTA_BOUND, WEIGHT_BOUND
+from fedray.protection.fixed_point import WEIGHT_BOUND
 from fedray.rounds import Federation, ServerState, federate, initial_state, merged
 from fedray.strategies import FedAvg, FedProx
 from fedray.values import Absent, Examples, RoundRecord, Sealed, Shard, Tally, Vector, Work, sha256
@@ -148,7 +151,7 @@ def test_fedavg_drops_stragglers_and_fedprox_uses_their_work() -> None:
     assert sorted(owner.outcome for owner in used.owners) == ["partial", "partial", "update"]
     assert (dropped.n_updates, used.n_updates) == (1, 3)
     (fast,) = [owner.name for owner in dropped.owners if owner.outcome == "update"]
-    alone, _ = _run(federation(torch_task, {fast: SHARDS[fast]}, FedAvg(WORK)))
+    alone, _ = _run(federation(torch_task, {fast: SHARDS[fast]}, FedAvg(WORK), weight_bound=32))
     assert sha256(vector) == sha256(alone)
     steps = {owner.name: owner.n_steps for owner in used.owners}
     for name, one in SHARDS.items():
@@ -188,6 +191,10 @@ def _bad(name: str, payload: Any) -> Any:
     )
 
 
+UNITS = 8 * 2**24
+"""The clip in steps of ``toys.PLAIN``; a weight fits in one limb."""
+
+
 def _with(payload: Any, at: int, value: int) -> Any:
     payload = payload.copy()
     payload[at] = value
@@ -199,9 +206,11 @@ BAD: dict[str, Any] = {
     "nan": lambda p: np.full(p.shape, np.nan),
     "misshapen": lambda p: p[:-1],
     "oversized": lambda p: np.concatenate([p, p]),
-    "beyond its bound": lambda p: _with(p, 0, DELTA_BOUND * 2**28 * int(p[-1]) + 1),
+    "another ring": lambda p: p.astype(np.uint64),
+    "beyond its bound": lambda p: _with(p, 0, UNITS + 1),
+    "below its bound": lambda p: _with(p, 0, 2**32 - UNITS - 1),
     "no weight": lambda p: _with(p, -1, 0),
-    "negative weight": lambda p: -p,
+    "negative weight": lambda p: 0 - p,
     "too heavy": lambda p: _with(p, -1, WEIGHT_BOUND + 1),
     "nothing": lambda p: None,
 }
@@ -229,9 +238,11 @@ def test_an_owner_whose_training_diverges_is_rejected_by_its_own_sealer() -> Non
     assert (record.n_updates, record.n_rejected) == (2, 1)
 
 
-@pytest.mark.parametrize("lie", [{"round": 2}, {"round": 0}, {"owner": "c"}, {"owner": "stranger"}])
+@pytest.mark.parametrize(
+    "lie", [{"round": 2}, {"round": 0}, {"owner": "c"}, {"owner": "stranger"}, {"terms": b""}, {"terms": b"x" * 32}]
+)
 def test_an_answer_to_another_question_is_never_averaged(lie: dict[str, Any]) -> None:
-    """Owner b answers for another round, or in another's name; the last to speak for c is not heard."""
+    """Owner b answers for another round, model or plan, or in another's name; the last to speak for c is not heard."""
 
     def meddle(answers: list[Sealed | Absent]) -> list[Sealed | Absent]:
         order = sorted(answers, key=lambda answer: "acb".index(answer.owner))
@@ -242,16 +253,20 @@ def test_an_answer_to_another_question_is_never_averaged(lie: dict[str, Any]) ->
     assert sha256(found) == sha256(without)
     assert (record.n_updates, record.n_rejected) == (2, 1)
     assert {owner.name: owner.outcome for owner in record.owners}["b"] in ("rejected", "absent")
-    assert record.bytes_up == 2 * (found.size + 1) * 8
+    assert record.bytes_up == 2 * (found.size + 1) * 4
 
 
 @settings(deadline=None, max_examples=12)
-@given(order=st.permutations("abc"))
-def test_the_order_of_arrival_changes_no_bit_of_the_model(order: list[str]) -> None:
+@given(order=st.permutations("abc"), section=st.sampled_from([PLAIN, MASKED]))
+def test_the_order_of_arrival_changes_no_bit_of_the_model(
+    tmp_path_factory: pytest.TempPathFactory, order: list[str], section: Any
+) -> None:
     def shuffled(answers: list[Sealed | Absent]) -> list[Sealed | Absent]:
         return sorted(answers, key=lambda answer: order.index(answer.owner))
 
-    _, records = _run(federation(torch_task, SHARDS, around=partial(Meddling, meddle=shuffled), rounds=2))
+    protected = {"section": section, "folder": tmp_path_factory.mktemp("owners")}
+    around = partial(Meddling, meddle=shuffled)
+    _, records = _run(federation(torch_task, SHARDS, around=around, rounds=2, **protected))
     assert [record.parameters_sha256 for record in records] == _in_order()
 
 
@@ -302,7 +317,7 @@ def test_two_barren_rounds_and_an_update_do_not_end_the_run() -> None:
 
 @pytest.mark.parametrize("outcome", ["refused", "rejected"])
 def test_a_run_in_which_every_update_is_refused_is_no_success(outcome: str) -> None:
-    with pytest.raises(RunError, match="no owner gave an update"):
+    with pytest.raises(RunError, match=r"no sum of updates: .*a: KeyError at x\.py:3"):
         _run(federation(torch_task, SHARDS, around=_silent(outcome, set(range(9))), rounds=5))
 
 
@@ -323,10 +338,333 @@ def test_a_record_adds_up() -> None:
     vector, (record,) = _run(federated)
     assert len(record.cohort) == record.n_updates == 2
     assert record.bytes_down == 2 * vector.size * 4
-    assert record.bytes_up == 2 * (vector.size + 1) * 8
+    assert record.bytes_up == 2 * (vector.size + 1) * 4
     assert [owner.name for owner in record.owners] == ["a", "b", "c"]
     assert sum(owner.outcome == "idle" for owner in record.owners) == 1
     phases = {name: value for name, value in record.seconds.items() if name != "total"}
     assert record.seconds["total"] == pytest.approx(sum(phases.values()))
+    assert set(phases) == {"prepare", "train", "combine", "open", "step", "evaluate"}
     assert all(value >= 0 for value in phases.values())
+    assert (record.sum.protection, record.sum.outcome, record.sum.min_owners) == ("plain", "opened", 1)
+    assert dict(record.sum.stages) == {"asked": 2, "updates": 2}
     assert record.epsilon is None
+
+
+# Protected sums -----------------------------------------------------------------------------------------------------
+
+MANY = {**SHARDS, "d": shard(9, 2, seed=4), "e": shard(15, 6, seed=5)}
+
+
+@pytest.fixture
+def masked(tmp_path: Path) -> dict[str, Any]:
+    """Settings of a federation whose owners mask their updates; the integers are those of ``toys.PLAIN``."""
+    return {"section": MASKED, "folder": tmp_path}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"cohort": {"name": "fixed", "size": 3}},
+        {"train": {"epochs": 3}, "stragglers": {"fraction": 0.4}},
+    ],
+    ids=["all", "fixed", "stragglers"],
+)
+def test_masks_change_no_bit_of_any_round(settings: dict[str, Any], masked: dict[str, Any]) -> None:
+    strategy = FedProx(Work(3, "epochs"), mu=0.1)
+    plain, hidden = (
+        _run(federation(torch_task, MANY, strategy, rounds=4, **settings, **protection))[1]
+        for protection in ({}, masked)
+    )
+    assert [r.parameters_sha256 for r in plain] == [r.parameters_sha256 for r in hidden]
+    assert [r.metrics for r in plain] == [r.metrics for r in hidden]
+    assert [(r.sum.protection, r.sum.outcome) for r in hidden] == [("masked", "opened")] * 4
+    assert len({r.parameters_sha256 for r in plain}) == 4
+
+
+def test_a_record_says_how_the_sum_was_protected_and_counts_its_bytes(masked: dict[str, Any]) -> None:
+    sent: dict[int, list[int]] = {}
+
+    class Counting(Meddling):
+        def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
+            answers = super().ask(round, messages)
+            down, up = sent.setdefault(round, [0, 0])
+            sent[round] = [
+                down + sum(map(len, messages.values())),
+                up + sum(len(one) for one in answers.values() if isinstance(one, bytes)),
+            ]
+            return answers
+
+    around = partial(Counting, meddle=lambda answers: answers)
+    vector, records = _run(federation(torch_task, MANY, rounds=2, around=around, **masked))
+    for record in records:
+        assert record.sum.stages["asked"] == record.sum.stages["updates"] == 5
+        assert record.sum.min_owners == 3
+        assert record.sum.threshold == 3
+        down, up = sent[record.round]
+        assert (record.sum.bytes_down, record.sum.bytes_up) == (down, up)
+        assert record.bytes_down == 5 * vector.size * 4 + down
+        assert record.bytes_up == 5 * (vector.size + 1) * 4 + up
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [lambda p: p.astype(np.float64), lambda p: p[:-1], lambda p: np.concatenate([p, p]), lambda p: None],
+    ids=["floats", "misshapen", "oversized", "nothing"],
+)
+def test_a_bad_update_under_masks_is_counted_and_never_averaged(payload: Any, masked: dict[str, Any]) -> None:
+    found, (record,) = _run(federation(torch_task, MANY, around=_bad("b", payload), **masked))
+    without, _ = _run(federation(torch_task, {name: MANY[name] for name in "acde"}))
+    assert sha256(found) == sha256(without) == record.parameters_sha256
+    assert (record.n_updates, record.n_rejected, record.sum.outcome) == (4, 1, "opened")
+    assert {owner.name for owner in record.owners if owner.outcome != "update"} == {"b"}
+
+
+def test_updates_of_another_model_than_the_others_are_refused(masked: dict[str, Any]) -> None:
+    """Someone between server and owner gives owner b another model in round 2."""
+
+    class Inconsistent(Meddling):
+        def train(self, vector: Vector, assignments: Sequence[Any]) -> Any:
+            for one in assignments:
+                other = one.owner == "b" and one.plan.round == 2
+                yield from super().train(vector + 1 if other else vector, [one])
+
+    around = partial(Inconsistent, meddle=lambda answers: answers)
+    _, records = _run(federation(torch_task, MANY, rounds=3, around=around, **masked))
+    assert [(r.n_updates, r.n_rejected, r.sum.outcome) for r in records] == [
+        (5, 0, "opened"),
+        (4, 1, "opened"),
+        (5, 0, "opened"),
+    ]
+    assert next(owner for owner in records[1].owners if owner.name == "b").outcome == "rejected"
+    left_out = partial(Meddling, meddle=lambda answers: [a for a in answers if (a.owner, a.round) != ("b", 2)])
+    plain = _run(federation(torch_task, MANY, rounds=3, around=left_out))[1]
+    assert [r.parameters_sha256 for r in records] == [r.parameters_sha256 for r in plain]
+
+
+def test_an_owner_that_is_lost_while_it_trains_leaves_the_others_sum(masked: dict[str, Any]) -> None:
+    around = partial(Meddling, meddle=lambda answers: [a for a in answers if (a.owner, a.round) != ("d", 2)])
+    _, records = _run(federation(torch_task, MANY, rounds=3, around=around, **masked))
+    plain = _run(federation(torch_task, MANY, rounds=3, around=around))[1]
+    assert [r.parameters_sha256 for r in records] == [r.parameters_sha256 for r in plain]
+    assert [r.n_updates for r in records] == [5, 4, 5]
+    assert [{o.name: o.outcome for o in r.owners}["d"] for r in records] == ["update", "absent", "update"]
+
+
+class Deaf(Meddling):
+    """A cohort in which some owners do not answer messages of some rounds, though they train.
+
+    Args:
+        deaf: the first round and the owners.
+        after: stages of the protocol that they still answer.
+    """
+
+    def __init__(self, cohort: Any, deaf: dict[int, str], after: int = 0) -> None:
+        super().__init__(cohort, lambda answers: answers)
+        self._deaf = deaf
+        self._after = after
+        self._asked: dict[int, int] = {}
+        self.trained: dict[int, list[str]] = {}
+
+    def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
+        self._asked[round] = self._asked.get(round, 0) + 1
+        deaf = self._deaf.get(round, "") if self._asked[round] > self._after else ""
+        answers = dict(super().ask(round, {name: one for name, one in messages.items() if name not in deaf}))
+        return answers | {n: Absent(n, round, "absent", "its actor died") for n in messages if n in deaf}
+
+    def train(self, vector: Vector, assignments: Sequence[Any]) -> Any:
+        for one in assignments:
+            self.trained.setdefault(one.plan.round, []).append(one.owner)
+        return super().train(vector, assignments)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_owner_that_does_not_get_through_the_protocol_is_not_asked_to_train(
+    after: int, masked: dict[str, Any]
+) -> None:
+    """At none of the stages before training; the model is that of the others, and the next round has it back."""
+    opened: list[Deaf] = []
+
+    def around(cohort: Any) -> Deaf:
+        opened.append(Deaf(cohort, {2: "bd"}, after))
+        return opened[-1]
+
+    vector, records = _run(federation(torch_task, MANY, rounds=3, around=around, **masked))
+    assert opened[0].trained == {1: list("abcde"), 2: list("ace"), 3: list("abcde")}
+    lost = {owner.name: owner for owner in records[1].owners if owner.outcome != "update"}
+    assert {name: owner.outcome for name, owner in lost.items()} == {"b": "absent", "d": "absent"}
+    assert all("its actor died" in owner.reason for owner in lost.values())
+    assert records[1].cohort == tuple("abcde")
+    assert records[1].bytes_down == 3 * vector.size * 4 + records[1].sum.bytes_down
+    assert [record.n_updates for record in records] == [5, 3, 5]
+    left_out = partial(Meddling, meddle=lambda answers: [a for a in answers if a.round != 2 or a.owner in "ace"])
+    plain = _run(federation(torch_task, MANY, rounds=3, around=left_out))[1]
+    assert [r.parameters_sha256 for r in records] == [r.parameters_sha256 for r in plain]
+
+
+def test_a_sum_of_too_few_is_not_opened_and_the_run_goes_on(masked: dict[str, Any]) -> None:
+    """Two updates under ``min_owners: 3``; the strategy is not stepped, and those owners are told from the others."""
+    around = partial(Meddling, meddle=lambda answers: [a for a in answers if a.round != 2 or a.owner in "ac"])
+    strategy = FedAvg(Work(1, "epochs"), server_momentum=0.9)
+    pairs = list(federate(federation(torch_task, MANY, strategy, rounds=3, around=around, **masked)))
+    states, records = zip(*pairs, strict=True)
+    assert [r.n_updates for r in records] == [5, 0, 5]
+    assert [r.sum.outcome for r in records] == ["opened", "abandoned", "opened"]
+    assert "2 owners left of 5" in records[1].sum.reason
+    assert {o.name: o.outcome for o in records[1].owners} == dict.fromkeys("bde", "absent") | dict.fromkeys(
+        "ac", "unopened"
+    )
+    assert records[1].parameters_sha256 == records[0].parameters_sha256 != records[2].parameters_sha256
+    assert all(np.array_equal(states[1].strategy[name], states[0].strategy[name]) for name in states[0].strategy)
+    assert [state.barren for state in states] == [0, 1, 0]
+
+
+def test_three_rounds_whose_sum_is_not_opened_end_the_run_with_the_reason(masked: dict[str, Any]) -> None:
+    around = partial(Meddling, meddle=lambda answers: [a for a in answers if a.owner in "ac"])
+    rounds = federate(federation(torch_task, MANY, rounds=9, around=around, **masked))
+    for _ in range(2):
+        next(rounds)
+    with pytest.raises(RunError, match="no sum of updates: 2 owners left of 5"):
+        next(rounds)
+
+
+def test_nobody_trains_in_a_round_that_cannot_be_prepared(masked: dict[str, Any]) -> None:
+    opened: list[Deaf] = []
+
+    def around(cohort: Any) -> Deaf:
+        opened.append(Deaf(cohort, {2: "bcd"}))
+        return opened[-1]
+
+    _, records = _run(federation(torch_task, MANY, rounds=3, around=around, **masked))
+    assert opened[0].trained == {1: list("abcde"), 3: list("abcde")}
+    assert [(r.n_updates, r.sum.outcome) for r in records] == [(5, "opened"), (0, "abandoned"), (5, "opened")]
+    assert records[1].bytes_down == records[1].sum.bytes_down
+    assert records[1].cohort == tuple("abcde")
+    found = {owner.name: (owner.outcome, owner.reason) for owner in records[1].owners}
+    assert found == dict.fromkeys("bcd", ("absent", "its actor died")) | dict.fromkeys("ae", ("idle", ""))
+
+
+def test_cohorts_that_are_too_small_to_be_hidden_are_not_opened_and_do_not_end_the_run(masked: dict[str, Any]) -> None:
+    cohort = {"name": "poisson", "rate": 0.3}
+    pairs = list(federate(federation(torch_task, MANY, rounds=16, cohort=cohort, **masked)))
+    sizes = [len(record.cohort) for _, record in pairs]
+    assert [record.n_updates for _, record in pairs] == [size if size >= 3 else 0 for size in sizes]
+    assert {record.sum.outcome for _, record in pairs if len(record.cohort) >= 3} == {"opened"}
+    assert "opened" not in {record.sum.outcome for _, record in pairs if len(record.cohort) < 3}
+    in_a_row = "".join("x" if size < 3 else "." for size in sizes)
+    assert "xxx" in in_a_row, "three such rounds in a row, or this tests nothing"
+    assert {state.barren for state, _ in pairs} == {0}
+
+
+class Watched:
+    """A protection that notes what it is asked for, and by whom."""
+
+    def __init__(self, protection: Any) -> None:
+        self._protection = protection
+        self.prepared: list[tuple[int, tuple[str, ...]]] = []
+        self.in_main_thread: list[bool] = []
+
+    def combiner(self, round: int, owners: Sequence[str], ask: Any) -> Any:
+        self.prepared.append((round, tuple(owners)))
+        self.in_main_thread.append(threading.current_thread() is threading.main_thread())
+        return self._protection.combiner(round, owners, ask)
+
+
+@pytest.mark.parametrize("section", [PLAIN, MASKED], ids=["plain", "masked"])
+def test_each_round_is_prepared_once_while_the_one_before_it_trains(section: Any, tmp_path: Path) -> None:
+    prepared_at: dict[int, int] = {}
+
+    def meddle(answers: list[Sealed | Absent]) -> list[Sealed | Absent]:
+        """Where the next round is not prepared during training, this waits in vain."""
+        (round,) = {answer.round for answer in answers}
+        deadline = time.monotonic() + 30
+        while round < 4 and len(watched.prepared) <= round and time.monotonic() < deadline:
+            time.sleep(0.005)
+        prepared_at[round] = len(watched.prepared)
+        return answers
+
+    made = federation(
+        torch_task, MANY, rounds=4, around=partial(Meddling, meddle=meddle), section=section, folder=tmp_path
+    )
+    watched = Watched(made.protection)
+    _run(replace(made, protection=watched))
+    assert watched.prepared == [(round, tuple("abcde")) for round in (1, 2, 3, 4)]
+    assert watched.in_main_thread == [True, False, False, False]
+    assert prepared_at == {1: 2, 2: 3, 3: 4, 4: 4}
+
+
+def test_who_is_too_slow_for_a_round_is_not_asked_for_keys_either(masked: dict[str, Any]) -> None:
+    settings: dict[str, Any] = {"train": {"epochs": 4}, "stragglers": {"fraction": 0.4}}
+    made = federation(torch_task, MANY, FedAvg(WORK), rounds=3, **settings, **masked)
+    watched = Watched(made.protection)
+    _, records = _run(replace(made, protection=watched))
+    for (round, owners), record in zip(watched.prepared, records, strict=True):
+        assert round == record.round
+        assert {owner.name for owner in record.owners if owner.outcome == "update"} == set(owners)
+        assert len(owners) == record.n_updates == 3
+        assert sum(owner.outcome == "dropped" for owner in record.owners) == 2
+
+
+def test_what_goes_wrong_in_a_preparation_ends_the_run_where_it_is_needed() -> None:
+    class Broken(Watched):
+        def combiner(self, round: int, owners: Sequence[str], ask: Any) -> Any:
+            if round == 2:
+                raise KeyError("no such key")
+            return super().combiner(round, owners, ask)
+
+    made = federation(torch_task, SHARDS, rounds=3)
+    rounds = federate(replace(made, protection=Broken(made.protection)))
+    assert next(rounds)[1].n_updates == 3
+    with pytest.raises(KeyError, match="no such key"):
+        next(rounds)
+
+
+def test_owners_are_told_what_their_weights_are_scaled_by_and_what_was_prepared() -> None:
+    """All that the assignments of ``selection`` lack."""
+    seen: list[Any] = []
+
+    class Noting(Meddling):
+        def train(self, vector: Vector, assignments: Sequence[Any]) -> Any:
+            seen.extend(assignments)
+            return super().train(vector, assignments)
+
+    class Briefing(Watched):
+        def combiner(self, round: int, owners: Sequence[str], ask: Any) -> Any:
+            combiner = super().combiner(round, owners, ask)
+            combiner.briefing = lambda owner: f"{owner} in {round}".encode()
+            return combiner
+
+    made = federation(torch_task, SHARDS, rounds=2, around=partial(Noting, meddle=lambda answers: answers))
+    _run(replace(made, protection=Briefing(made.protection)))
+    assert [(one.owner, one.weight_bound, one.briefing) for one in seen] == [
+        (name, 32, f"{name} in {round}".encode()) for round in (1, 2) for name in "abc"
+    ]
+
+
+class Fickle(Watched):
+    """A protection that takes an owner's update out again when the sum is opened, as key holders make it."""
+
+    def combiner(self, round: int, owners: Sequence[str], ask: Any) -> Any:
+        inner = super().combiner(round, owners, ask)
+        add, decode, sent = inner.add, inner.open, []
+
+        def opened() -> Any:
+            for sealed in sent:
+                if (sealed.owner, round) != ("b", 2):
+                    add(sealed)
+            inner.lost = {"b": "lost before the sum was opened"} if round == 2 else {}
+            return decode()
+
+        inner.add, inner.open = sent.append, opened
+        return inner
+
+
+def test_an_update_that_was_taken_out_of_the_sum_is_not_recorded_as_one() -> None:
+    made = federation(torch_task, MANY, rounds=3)
+    _, records = _run(replace(made, protection=Fickle(made.protection)))
+    for record in records:
+        assert sum(owner.outcome == "update" for owner in record.owners) == record.n_updates
+    b = next(owner for owner in records[1].owners if owner.name == "b")
+    assert records[1].n_updates == 4
+    assert b.outcome != "update"
+    assert b.reason == "lost before the sum was opened"

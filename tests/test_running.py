@@ -62,17 +62,28 @@ def test_private_runs_differ_without_a_replay_seed(tmp_path: Path) -> None:
     assert len(digests) == 2
 
 
-def test_a_run_leaves_records_experiment_and_model(tmp_path: Path) -> None:
-    records = _run(RAW, tmp_path / "run")
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "experiment.yaml",
-        "model.safetensors",
-        "rounds.parquet",
-    ]
+@pytest.mark.parametrize("protection", ["plain", "masked"])
+def test_a_run_leaves_records_experiment_and_model(protection: str, tmp_path: Path) -> None:
+    """Under masks what owners keep is beside them, in a folder of its own."""
+    raw = {**RAW, "protection": protection}
+    records = _run(raw, tmp_path / "run")
+    kept = {path.name for path in (tmp_path / "run").iterdir()}
+    assert kept - {"owners"} == {"experiment.yaml", "model.safetensors", "rounds.parquet"}
+    assert ("owners" in kept) == (protection == "masked")
     found = read_run(tmp_path / "run")
     assert found.rounds == tuple(records)
     assert found.status == "complete"
-    assert load(tmp_path / "run" / "experiment.yaml") == validated(RAW) == validated(found.experiment)
+    assert load(tmp_path / "run" / "experiment.yaml") == validated(raw) == validated(found.experiment)
+    assert [(r.sum.protection, r.sum.outcome, r.n_updates) for r in records] == [(protection, "opened", 3)] * 2
+
+
+def test_masked_runs_are_the_plain_ones_to_the_bit(tmp_path: Path) -> None:
+    """Whatever keys and masks were drawn: twice masked, and once plain."""
+    runs = {
+        name: _run({**RAW, "protection": name.split()[0]}, tmp_path / name) for name in ("plain", "masked", "masked 2")
+    }
+    assert len({tuple(r.parameters_sha256 for r in records) for records in runs.values()}) == 1
+    assert len({repr([r.metrics for r in records]) for records in runs.values()}) == 1
 
 
 def test_records_are_on_disk_before_they_are_yielded(tmp_path: Path) -> None:
@@ -263,7 +274,13 @@ class ConstantTask:
 
 
 def test_a_task_of_ones_own_runs_without_torch_models(tmp_path: Path) -> None:
-    raw = {"data": {"name": "synthetic", "owners": 4}, "task": ConstantTask, "rounds": 1, "search": {"metric": "loss"}}
+    raw = {
+        "data": {"name": "synthetic", "owners": 4},
+        "task": ConstantTask,
+        "rounds": 1,
+        "search": {"metric": "loss"},
+        "protection": {"name": "masked", "precision": 1e-7},
+    }
     (record,) = _run(raw, tmp_path / "run")
     experiment = Experiment.model_validate(raw)
     rows = [data.open_shard(experiment.data, name).train.features[:, 0] for name in data.owner_names(experiment.data)]
@@ -284,6 +301,8 @@ def test_a_task_of_ones_own_runs_without_torch_models(tmp_path: Path) -> None:
         ({"loss": "test_running:bad_loss"}, ModelError, "loss or metrics fail"),
         ({"metrics": ["test_running:mean_accuracy"]}, ModelError, "'mean_accuracy'"),
         ({"placement": {"owner-99": {}}}, ConfigError, "owner-99"),
+        ({"protection": {"name": "masked", "precision": 1e-9}}, ConfigError, "3 owners, which takes 36 bits"),
+        ({"protection": {"name": "masked", "identities": {"owner-00": "ab" * 32}}}, ConfigError, "owner-01, owner-02"),
     ],
 )
 def test_what_does_not_fit_is_found_before_anything_is_written(

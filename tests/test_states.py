@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from toys import MODELS, federation, shard, torch_task
+from toys import MASKED, MODELS, federation, shard, torch_task
 
 from fedray.build import open_federation
 from fedray.config import Experiment
@@ -102,22 +103,43 @@ def test_a_missing_state_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["mlp", "batchnorm"])
 def test_a_run_goes_on_from_any_round_to_the_same_bits(strategy: Any, model: str, tmp_path: Path) -> None:
     shards = {name: shard(n, 3, MODELS[model][1], seed=n) for name, n in (("a", 9), ("b", 6), ("c", 12))}
+    _require_same_bits_from_any_round(partial(_parts, model, shards, strategy, size=2), tmp_path)
+
+
+def test_a_masked_run_goes_on_from_any_round_to_the_same_bits(tmp_path: Path) -> None:
+    """Each part is a run of its own to its owners: keys and round numbers begin anew, and the model does not."""
+    shards = {name: shard(5 + n, 3, seed=n) for n, name in enumerate("abcdef")}
+    strategy = FedProx(Work(2, "epochs"), mu=0.5)
+    opened = iter(range(100))
 
     def parts() -> Any:
-        return federation(
-            lambda: torch_task(model),
-            shards,
-            strategy,
-            rounds=4,
-            cohort={"name": "fixed", "size": 2},
-            train={"epochs": 2},
-            stragglers={"fraction": 0.3},
-        )
+        folder = tmp_path / f"owners-{next(opened)}"
+        return _parts("mlp", shards, strategy, size=5, section=MASKED, folder=folder)
 
+    _require_same_bits_from_any_round(parts, tmp_path)
+    plain = list(federate(_parts("mlp", shards, strategy, size=5)))
+    assert [r.parameters_sha256 for _, r in plain] == [r.parameters_sha256 for _, r in federate(parts())]
+
+
+def _parts(model: str, shards: Any, strategy: Any, *, size: int, **protection: Any) -> Any:
+    return federation(
+        lambda: torch_task(model),
+        shards,
+        strategy,
+        rounds=4,
+        cohort={"name": "fixed", "size": size},
+        train={"epochs": 2},
+        stragglers={"fraction": 0.3},
+        **protection,
+    )
+
+
+def _require_same_bits_from_any_round(parts: Any, folder: Path) -> None:
     whole = list(federate(parts()))
+    assert all(record.sum.outcome == "opened" for _, record in whole)
     for state, record in whole[:-1]:
-        save_state(tmp_path / "s", state)
-        rest = list(federate(parts(), load_state(tmp_path / "s")))
+        save_state(folder / "s", state)
+        rest = list(federate(parts(), load_state(folder / "s")))
         assert [r.round for _, r in rest] == list(range(record.round + 1, 5))
         assert [r.parameters_sha256 for _, r in rest] == [r.parameters_sha256 for _, r in whole[record.round :]]
         assert _same(rest[-1][0], whole[-1][0])
@@ -126,7 +148,7 @@ def test_a_run_goes_on_from_any_round_to_the_same_bits(strategy: Any, model: str
 def test_a_private_run_goes_on_with_what_its_owners_have_spent(tmp_path: Path) -> None:
     experiment = Experiment.model_validate(
         {
-            "data": {"name": "digits", "owners": 2, "split": "iid"},
+            "data": {"name": "digits", "owners": 3, "split": "iid"},
             "model": "logistic",
             "train": {"batch_size": 200},
             "rounds": 3,
@@ -140,3 +162,5 @@ def test_a_private_run_goes_on_with_what_its_owners_have_spent(tmp_path: Path) -
     rest = list(federate(open_federation(experiment, InProcessCohort, tmp_path / "parts"), load_state(tmp_path / "s")))
     assert sha256(rest[-1][0].vector) == sha256(whole[-1][0].vector)
     assert [r.epsilon for _, r in rest] == [r.epsilon for _, r in whole[1:]]
+    assert {r.sum.protection for _, r in (*whole, *rest)} == {"masked"}
+    assert {r.n_updates for _, r in (*whole, *rest)} == {3}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,9 +18,16 @@ from torch import nn
 
 from fedray.config import Experiment
 from fedray.config import learning as config
+from fedray.errors import ProtocolError
 from fedray.owners import InProcessCohort, Owner
-from fedray.protection.plain import PlainProtection
-from fedray.protocols import Strategy, Task
+from fedray.protection.fixed_point import FixedPoint, power_of_two_from
+from fedray.protection.identity import Identity, Trust
+from fedray.protection.journal import Journal
+from fedray.protection.masked.graph import Rules
+from fedray.protection.masked.owner import MaskedSealer
+from fedray.protection.masked.server import MaskedProtection
+from fedray.protection.plain import PlainProtection, PlainSealer
+from fedray.protocols import Protection, Sealer, Strategy, Task
 from fedray.rounds import Federation
 from fedray.strategies import FedAvg
 from fedray.tasks.descent import Descent, ShuffledDescent
@@ -32,11 +40,13 @@ from fedray.values import (
     Examples,
     OwnerInfo,
     Part,
+    Payload,
     RoundPlan,
     Schema,
     Sealed,
     Shard,
     Tally,
+    Update,
     Vector,
     Work,
 )
@@ -75,10 +85,21 @@ def plan(
     return RoundPlan(round, Work(amount, unit), mu, partial_work, weighting)
 
 
+WEIGHT_BOUND = 32
+"""What weights of toy updates are scaled by, where a test names nothing else."""
+
+
 def assignment(
-    plan: RoundPlan, owner: str = "a", amount: int | None = None, deadline_s: float | None = None
+    plan: RoundPlan,
+    owner: str = "a",
+    amount: int | None = None,
+    deadline_s: float | None = None,
+    *,
+    weight_bound: int = WEIGHT_BOUND,
+    briefing: bytes = b"",
 ) -> Assignment:
-    return Assignment(owner, plan, Work(amount or plan.work.amount, plan.work.unit), deadline_s)
+    work = Work(amount or plan.work.amount, plan.work.unit)
+    return Assignment(owner, plan, work, deadline_s, weight_bound, briefing)
 
 
 MODELS: Mapping[str, tuple[Any, Schema]] = {
@@ -112,14 +133,51 @@ def torch_task(
     )
 
 
+PLAIN = config.Plain(precision=1e-7)
+"""Finer than the default, so that results can be held against plain torch: the ring still holds 15 owners' sum."""
+MASKED = config.Masked(precision=1e-7)
+"""The same integers as ``PLAIN``."""
+
+
+def make_fixed_point(section: config.Plain | config.Masked, n_values: int, n_owners: int) -> FixedPoint:
+    return FixedPoint(n_values, n_owners, section.clip, section.precision)
+
+
+def make_rules(section: config.Masked) -> Rules:
+    return Rules(section.min_owners, section.server, section.corrupt, section.dropouts)
+
+
+def make_sealer(
+    section: config.Plain | config.Masked, name: str, fixed_point: FixedPoint, seed: int = 0, folder: Path | None = None
+) -> Sealer:
+    """One owner's half; under masks with a fresh identity, and its journal in ``folder``."""
+    if isinstance(section, config.Plain):
+        return PlainSealer(fixed_point, seed)
+    assert folder is not None, "a masked sealer keeps a journal"
+    journal = Journal(folder / f"{name.encode().hex()}.json")
+    return MaskedSealer(name, Identity(), Trust({}), make_rules(section), fixed_point, seed, journal)
+
+
+def make_protection(section: config.Plain | config.Masked, fixed_point: FixedPoint, weight_bound: int) -> Protection:
+    """The server's half; under masks of a run that is always called the same."""
+    if isinstance(section, config.Plain):
+        return PlainProtection(fixed_point, weight_bound)
+    return MaskedProtection(make_rules(section), fixed_point, weight_bound, b"run of the toys!", {})
+
+
 def openers(
-    make_task: Callable[[], Task], shards: Mapping[str, Shard], seed: int = 0
+    make_task: Callable[[], Task],
+    shards: Mapping[str, Shard],
+    seed: int = 0,
+    section: config.Plain | config.Masked = PLAIN,
+    folder: Path | None = None,
 ) -> dict[str, Callable[[], Owner]]:
-    """Owners under plain protection, as ``fedray.build`` would open them."""
+    """Owners, as ``fedray.build`` would open them."""
 
     def opened(name: str) -> Owner:
         task = make_task()
-        return Owner(name, shards[name], task, PlainProtection(len(task.initial(0))).sealer(name), seed)
+        fixed_point = make_fixed_point(section, len(task.initial(0)), len(shards))
+        return Owner(name, shards[name], task, make_sealer(section, name, fixed_point, seed, folder), seed)
 
     return {name: partial(opened, name) for name in shards}
 
@@ -130,22 +188,33 @@ def federation(
     strategy: Strategy | None = None,
     *,
     around: Callable[[Any], Any] = lambda cohort: cohort,
+    section: config.Plain | config.Masked = PLAIN,
+    folder: Path | None = None,
+    weight_bound: int | None = None,
     **settings: Any,
 ) -> Federation:
     """A federation in this process.
 
     Args:
         around: wraps the cohort, e.g. in a ``Meddling``.
+        section: how updates are protected.
+        folder: where owners under masks keep their journals.
+        weight_bound: when left out, the power of two from the largest shard, or one where all weigh alike.
         settings: of the experiment; its data section stands for nothing here.
     """
     task = make_task()
+    fixed_point = make_fixed_point(section, len(task.initial(0)), len(shards))
+    strategy = strategy or FedAvg(Work(1, "epochs"))
+    heaviest = 1 if strategy.plan({}, 1).weighting == "uniform" else max(len(one.train) for one in shards.values())
+    bound = weight_bound or power_of_two_from(heaviest)
     return Federation(
-        experiment=Experiment.model_validate({"rounds": 1, **settings}),
+        experiment=Experiment.model_validate({"rounds": 1, "protection": section, **settings}),
         task=task,
-        strategy=strategy or FedAvg(Work(1, "epochs")),
-        protection=PlainProtection(len(task.initial(0))),
-        cohort=around(InProcessCohort(openers(make_task, shards))),
+        strategy=strategy,
+        protection=make_protection(section, fixed_point, bound),
+        cohort=around(InProcessCohort(openers(make_task, shards, section=section, folder=folder))),
         central_test=None,
+        weight_bound=bound,
     )
 
 
@@ -163,11 +232,73 @@ class Meddling:
     def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
         return self._meddle(list(self._cohort.train(vector, assignments)))
 
+    def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
+        return self._cohort.ask(round, messages)
+
     def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
         return self._cohort.evaluate(vector, part)
 
     def close(self) -> None:
         self._cohort.close()
+
+
+class Talkative:
+    """A sealer with a protocol: says its owner's name and the message, and refuses what begins with ``no``.
+
+    Args:
+        heard: made when it is asked.
+    """
+
+    identity = b"i" * 32
+
+    def __init__(self, owner: str, heard: Path | None = None) -> None:
+        self._owner = owner
+        self._heard = heard
+
+    def answer(self, message: bytes) -> bytes:
+        if self._heard:
+            self._heard.touch()
+        if message.startswith(b"no"):
+            raise ProtocolError("a request for what must not be given", "another", "ask for something else")
+        return f"{self._owner}: ".encode() + message
+
+    def seal(self, update: Update, assignment: Assignment, terms: bytes) -> tuple[Payload, bytes]:
+        return np.zeros(3, np.uint32), b"signed"
+
+
+class Patient:
+    """A task whose training ends once a file is there.
+
+    Args:
+        trains: made when training begins.
+        awaited: what training waits for.
+    """
+
+    n_parameters = 3
+
+    def __init__(self, trains: Path, awaited: Path) -> None:
+        self._trains = trains
+        self._awaited = awaited
+
+    def initial(self, seed: int) -> Vector:
+        return np.zeros(3, np.float32)
+
+    def train(self, vector: Vector, assignment: Assignment, shard: Shard, seed: int) -> Update:
+        self._trains.touch()
+        return Update(np.ones(3, np.float32), 1, 1, is_complete=is_there(self._awaited))
+
+    def evaluate(self, vector: Vector, examples: Examples) -> Tally:
+        return Tally({"loss": 0.0}, len(examples))
+
+
+def is_there(path: Path, timeout_s: float = 60.0) -> bool:
+    """Wait until a file is there; False where it did not come in time."""
+    deadline = time.monotonic() + timeout_s
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def changed(sealed: Sealed | Absent, **values: Any) -> Sealed:

@@ -173,6 +173,7 @@ def enrol(owner: Annotated[str, typer.Argument(help="The owner's name, as in the
     from fedray.protection.identity import Identity, key_file
 
     identity = Identity.kept(key_file(owner))
+    identity.save()
     errors.print(f"key file {key_file(owner)}", highlight=False, soft_wrap=True)
     print(f"{owner}: {identity.public.hex()}")
 

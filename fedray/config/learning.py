@@ -207,7 +207,7 @@ Privacy = Annotated[NoPrivacy | ExamplePrivacy, Field(discriminator="name"), BY_
 
 
 class _FixedPoint(Section):
-    """How updates become integers; the same values give the same bits under plain, masked and BFV protection."""
+    """How updates become integers; the same values give the same bits under every protection."""
 
     clip: PositiveFloat = 8.0
     """Largest absolute value of an update; one beyond it is refused."""
@@ -232,8 +232,8 @@ class _Protected(_FixedPoint):
     min_owners: Annotated[int, Field(ge=3)] = 3
     """Fewest updates of which a sum is ever opened."""
     identities: PublicKeys = {}
-    """Owner's name to its public signing key in hexadecimal, as ``fedray enrol`` prints it. Without, keys are trusted
-    at first use: a server that lies when the run starts can then pass off its own."""
+    """Owner's name to its public signing key in hexadecimal, as ``fedray enrol`` prints it. Without, a party's first
+    key is trusted: a server that lies can then pass off owners of its own at any time, and read updates."""
 
 
 class Masked(_Protected):

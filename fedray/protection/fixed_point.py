@@ -30,6 +30,8 @@ WEIGHT_BOUND = 2**WEIGHT_BITS
 PIECE = 2**15
 """Values that are worked on at a time, so that they stay in the cache."""
 
+_SMALLEST = 2.0**-64
+
 Ring = type[np.uint16] | type[np.uint32]
 Signed = NDArray[np.signedinteger[Any]]
 
@@ -54,19 +56,36 @@ class FixedPoint:
     precision: float
 
     def __post_init__(self) -> None:
-        if 2 * self.sum_bound >= 2**32:
+        if not (_SMALLEST < self.precision < 1 / _SMALLEST and self.clip < 1 / _SMALLEST):
+            raise ConfigError(
+                f"protection.clip {self.clip:g} at protection.precision {self.precision:g}",
+                "settings near those of your updates",
+                "leave them out: the defaults are 8 and 1e-5",
+            )
+        if not self._fits(self.step):
             raise ConfigError(
                 f"protection.clip {self.clip:g} at protection.precision {self.precision:g} for {self.n_owners} owners, "
                 f"which takes {self.sum_bound.bit_length() + 1} bits",
                 "sums within 32 bits",
-                f"raise protection.precision to {2 * self.n_owners * self.clip / 2**31:.1g}, lower protection.clip, or "
-                "take fewer owners a round",
+                f"raise protection.precision to {1.01 * self._finest_step():.3g}, lower protection.clip, or take fewer "
+                "owners a round",
             )
+
+    def _fits(self, step: float) -> bool:
+        return 2 * self.n_owners * math.ceil(self.clip / step) < 2**32
+
+    def _finest_step(self) -> float:
+        """The smallest power of two with which sums fit."""
+        step = self.step
+        while not self._fits(step):
+            step *= 2
+        return step
 
     @property
     def step(self) -> float:
-        """Value of one unit in an update of full weight."""
-        return float(2.0 ** math.floor(math.log2(self.precision)))
+        """Value of one unit in an update of full weight: a power of two."""
+        _, exponent = math.frexp(self.precision)
+        return math.ldexp(1.0, exponent - 1)
 
     @property
     def value_bound(self) -> int:
@@ -192,8 +211,8 @@ class FixedPoint:
             raise UpdateRefused(
                 f"an update of weight {update.weight}", f"a weight of 1 to {weight_bound}", "check the task"
             )
-        lowest, highest = update.delta.min(initial=0.0), update.delta.max(initial=0.0)
-        if not np.isfinite(lowest + highest):
+        lowest, highest = float(update.delta.min(initial=0.0)), float(update.delta.max(initial=0.0))
+        if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise UpdateRefused("a non-finite update", "finite values only", "lower the learning rate")
         if lowest < -self.clip or highest > self.clip:
             raise UpdateRefused(

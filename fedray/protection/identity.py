@@ -32,15 +32,30 @@ class Identity:
 
     Args:
         private: the key; a fresh one of the operating system's generator when left out.
+        path: where it is written before it signs for the first time; nowhere when left out.
     """
 
-    def __init__(self, private: Ed25519PrivateKey | None = None) -> None:
+    def __init__(self, private: Ed25519PrivateKey | None = None, path: Path | None = None) -> None:
         self._private = private or Ed25519PrivateKey.generate()
+        self._path = path
         self.public = self._private.public_key().public_bytes_raw()
 
     def sign(self, purpose: str, *fields: object) -> bytes:
         """A signature of 64 bytes over a purpose and fields."""
+        self.save()
         return self._private.sign(canonical("fedray", purpose, *fields))
+
+    def save(self) -> None:
+        """Write the key to its file, readable by its owner alone, if it is not there yet."""
+        path, self._path = self._path, None
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        pem = self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(pem)
+        os.replace(partial, path)
 
     @classmethod
     def read(cls, path: Path) -> Identity:
@@ -63,16 +78,8 @@ class Identity:
 
     @classmethod
     def kept(cls, path: Path) -> Identity:
-        """The identity in a key file, which is made if it is missing: readable by its owner alone."""
-        if not path.exists():
-            made = cls()
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            pem = made._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(pem)
-            os.replace(partial, path)
-        return cls.read(path)
+        """The identity in a key file, or a new one that will be kept there."""
+        return cls.read(path) if path.exists() else cls(path=path)
 
 
 def is_signed(public: bytes, signature: bytes, purpose: str, *fields: object) -> bool:

@@ -39,33 +39,45 @@ class PlainCombiner:
     def __init__(self, fixed_point: FixedPoint, weight_bound: int, owners: Sequence[str]) -> None:
         self.owners = sorted(owners)
         self.lost: Mapping[str, str] = {}
-        self.n_added = 0
+        self._added: set[str] = set()
         self._fixed_point = fixed_point
         self._weight_bound = weight_bound
         self._sum = np.zeros(fixed_point.length, dtype=fixed_point.ring)
         self._is_opened = False
+        self._reason = ""
 
     def briefing(self, owner: str) -> bytes:  # noqa: ARG002  # plain sealers need none
         return b""
 
     def add(self, sealed: Sealed) -> None:
-        self._fixed_point.check_readable(sealed.payload)
+        if sealed.owner not in self.owners or sealed.owner in self._added:
+            raise UpdateRefused(f"an update of {sealed.owner}", "one of each owner that was asked", "check the owner")
         if self.n_added >= self._fixed_point.n_owners:
-            raise UpdateRefused("one update more than the sum can hold", f"{self._fixed_point.n_owners}", "check it")
+            raise UpdateRefused("one update more than a sum holds", str(self._fixed_point.n_owners), "check the cohort")
+        self._fixed_point.check_readable(sealed.payload)
         self._sum += sealed.payload
-        self.n_added += 1
+        self._added.add(sealed.owner)
+
+    @property
+    def n_added(self) -> int:
+        return len(self._added)
 
     def open(self) -> Total:
         if not self.n_added:
             raise RoundAbandoned("no update", "one at least", "see why owners sent none")
+        try:
+            total = self._fixed_point.decode(self._fixed_point.signed(self._sum), self._weight_bound)
+        except RoundAbandoned as error:
+            self._reason = error.found
+            raise
         self._is_opened = True
-        return self._fixed_point.decode(self._fixed_point.signed(self._sum), self._weight_bound)
+        return total
 
     def record(self) -> SumRecord:
         return SumRecord(
             protection="plain",
-            outcome="opened" if self._is_opened else "empty",
-            reason="",
+            outcome="opened" if self._is_opened else "abandoned" if self._reason else "empty",
+            reason=self._reason,
             stages={"asked": len(self.owners), "updates": self.n_added},
             threshold=0,
             min_owners=1,

@@ -50,8 +50,8 @@ def decode(data: bytes, *types: type[M]) -> M:
     expected = " or ".join(one.__name__ for one in types)
     if not isinstance(data, bytes) or data[: len(_PREFIX)] != _PREFIX:
         raise _refused("what is no protocol message of this version", f"version {VERSION} of {expected}")
-    if len(data) > max(one.max_bytes for one in types):
-        raise _refused(f"a message of {len(data)} bytes", f"{expected} of at most {types[0].max_bytes} bytes")
+    if len(data) > (most := max(one.max_bytes for one in types)):
+        raise _refused(f"a message of {len(data)} bytes", f"{expected} of at most {most} bytes")
     for one in types:
         try:
             return msgspec.msgpack.decode(memoryview(data)[len(_PREFIX) :], type=one)

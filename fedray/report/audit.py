@@ -86,7 +86,7 @@ def _identities(section: dict[str, Any], rounds: Sequence[RoundRecord]) -> Claim
         return Claim("owners' keys are theirs", f"{len(section['identities'])} enrolled identities", "holds")
     return Claim(
         "owners' keys are theirs",
-        "trusted at first use: a server that lied when the run began could have passed off its own; see fedray enrol",
+        "trusted at first use: a server that lied could have passed off owners of its own; see fedray enrol",
         "note",
     )
 
@@ -136,7 +136,7 @@ def _abandoned(rounds: Sequence[RoundRecord]) -> Claim:
     abandoned = [record for record in rounds if record.sum.outcome == "abandoned"]
     reasons = sorted({record.sum.reason for record in abandoned})
     return Claim(
-        "rounds that were abandoned revealed nothing",
+        "rounds that were abandoned gave no sum",
         f"{len(abandoned)} of {len(rounds)} abandoned" + (f": {'; '.join(reasons[:2])}" if reasons else ""),
         _held(all(record.n_updates == 0 for record in abandoned)),
     )

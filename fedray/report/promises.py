@@ -31,7 +31,9 @@ _CKKS = " " + prose("""
     CKKS is approximate, and its errors are made of key material: the key holder rounds them away, so that
     only the integers of the sum leave it. BFV has no such question.
 """)
-_FIRST_USE = "Signing keys are trusted at first use: a server that lies when a run begins is not excluded."
+_FIRST_USE = (
+    "Signing keys are trusted at first use: a server that lies could pass off owners of its own, and read updates."
+)
 _ENROLLED = "Signing keys are enrolled, so that the server cannot pass off its own."
 _EXAMPLE_LEVEL = prose("""
     Example-level differential privacy. Whoever sees the updates or the model, the server included, learns
@@ -115,18 +117,18 @@ def composed(variants: Iterable[Variant]) -> tuple[float, float, int]:
 
 
 def _protection(comparison: Comparison) -> str:
-    """A paragraph for each kind of protection in the comparison."""
+    """A paragraph for each kind of protection in the comparison; where settings differ, the weakest of them."""
     sections = [variant.experiment["protection"] for variant in comparison.variants]
-    by_name = {str(section["name"]): section for section in sections}
-    return " ".join(_of_one(name, by_name[name]) for name in sorted(by_name))
+    names = sorted({str(section["name"]) for section in sections})
+    return " ".join(_of_one(name, [one for one in sections if one["name"] == name]) for name in names)
 
 
-def _of_one(name: str, section: Mapping[str, Any]) -> str:
+def _of_one(name: str, sections: Sequence[Mapping[str, Any]]) -> str:
     if name == "plain":
         return _PLAIN
     facts = {
-        "min_owners": section["min_owners"],
-        "identities": _ENROLLED if section["identities"] else _FIRST_USE,
+        "min_owners": min(section["min_owners"] for section in sections),
+        "identities": _ENROLLED if all(section["identities"] for section in sections) else _FIRST_USE,
     }
     if name == "masked":
         return _MASKED.format(**facts)

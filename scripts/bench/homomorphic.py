@@ -91,7 +91,7 @@ def parties(
             point,
             SEED,
             3,
-            Journal(folder / scheme / name, believes_runs=False),
+            Journal(folder / scheme / name),
         )
         for name in names
     }

@@ -72,7 +72,7 @@ class Federation:
         self.gone: set[str] = set()
 
     def _sealer(self, name: str, folder: Path) -> MaskedSealer:
-        journal = Journal(folder / f"{name}.json", believes_runs=True)
+        journal = Journal(folder / f"{name}.json")
         return MaskedSealer(name, Identity(), Trust({}), Rules(), self.fixed_point, 0, journal)
 
     def ask(self, messages: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -82,8 +82,12 @@ def test_settings_are_overridden(tmp_path: Path) -> None:
         ({"strategy": {"name": "fedprox", "mu": -0.1}}, 2, "strategy.mu: "),
         ({"privacy": {"name": "example", "epsilon": 0}}, 2, "privacy.epsilon: "),
         ({"privacy": {"name": "example", "epsilon": 1, "delta": 0.1}}, 2, "privacy.delta"),
-        ({"data": {"name": "digits", "owners": 3000}}, 3, "3000"),
+        ({"data": {"name": "digits", "owners": 1900}}, 3, "1900"),
         ({"cohort": {"name": "fixed", "size": 9}}, 2, "at most 3"),
+        ({"data": {"name": "digits", "owners": 2}}, 2, "protection: plain"),
+        ({"protection": {"name": "masked", "server": "may_lie"}}, 2, "fedray enrol"),
+        ({"protection": {"name": "masked", "identities": {"owner-00": "ab"}}}, 2, "protection.identities.owner-00"),
+        ({"protection": {"name": "plain", "precision": 1e-9}}, 2, "protection.precision"),
         ({"model": {"name": "custom", "factory": "no.such:thing"}}, 2, "no.such:thing"),
         ({"model": {"name": "custom", "factory": "torch.nn:Linear", "args": {"in_features": 8, "out_features": 3}}},
          4, "10 scores"),
@@ -128,7 +132,8 @@ def test_a_bad_table_is_refused_before_round_one(
 ) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    table().to_csv(folder / "ann.csv", index=False)
+    for name in ("ann", "cat"):
+        table().to_csv(folder / f"{name}.csv", index=False)
     frame.to_csv(folder / "bob.csv", index=False)
     data = {"name": "tables", "path": str(folder), "classes": [0, 1], **settings}
     done = fedray("run", write(tmp_path, data=data), "--in-process", "--out", "out", cwd=tmp_path)
@@ -136,6 +141,21 @@ def test_a_bad_table_is_refused_before_round_one(
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_two_owners_are_told_to_let_the_server_read_or_to_be_more(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("ann", "bob"):
+        table().to_csv(folder / f"{name}.csv", index=False)
+    experiment = write(tmp_path, data={"name": "tables", "path": str(folder), "classes": [0, 1]})
+    done = fedray("run", experiment, "--in-process", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "protection: plain" in " ".join(done.stderr.split())
+    assert not (tmp_path / "out").exists()
+    done = fedray("run", experiment, "--in-process", "--out", "out", "--set", "protection=plain", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_run(tmp_path / "out").rounds[-1].n_updates == 2
 
 
 def test_an_existing_directory_and_a_corrupt_record_are_refused(tmp_path: Path) -> None:
@@ -157,7 +177,7 @@ def test_wrong_usage_exits_with_two_and_help_is_everywhere(tmp_path: Path) -> No
     assert fedray("compare", cwd=tmp_path).returncode == 2
     assert fedray("run", "missing.yaml", cwd=tmp_path).returncode == 2
     assert fedray("run", write(tmp_path), "--set", "rounds", cwd=tmp_path).returncode == 2
-    for command in ("run", "compare", "report", "datasets", "schema"):
+    for command in ("run", "compare", "report", "audit", "enrol", "datasets", "schema"):
         shown = fedray(command, "--help", cwd=tmp_path)
         assert shown.returncode == 0
         assert len(shown.stdout.splitlines()) >= 5

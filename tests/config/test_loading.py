@@ -19,6 +19,18 @@ from fedray.errors import ConfigError
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "shorthand": {"strategy": "fedprox", "data": "breast_cancer", "model": "logistic", "protection": "plain"},
+    "masked": {
+        "protection": {
+            "name": "masked",
+            "min_owners": 4,
+            "server": "may_lie",
+            "identities": {"owner-00": "ab" * 32, "zürich": "01" * 32},
+            "clip": 2.5,
+            "precision": 1e-4,
+        }
+    },
+    "encrypted": {"protection": {"name": "ckks", "key_rounds": 5, "key_holder": {"labels": {"role": "notary"}}}},
+    "exactly encrypted": {"protection": {"name": "bfv", "key_holder": {"resources": {"notary": 0.5}}}},
     "private": {
         "data": {"name": "digits", "owners": 3, "split": "iid"},
         "privacy": {"name": "example", "epsilon": 2.5, "delta": 1e-6},
@@ -74,6 +86,9 @@ def test_the_json_schema_takes_what_fedray_takes(raw: dict[str, Any]) -> None:
         {"strategy": "fedprx"},
         {"strategy": {"name": "fedprox", "mu": -1}},
         {"data": {"name": "digits", "split": {"name": "dirichlet", "alpha": 0}}},
+        {"protection": {"name": "masked", "min_owners": 2}},
+        {"protection": {"name": "masked", "identities": {"owner-00": "AB" * 32}}},
+        {"protection": {"name": "plain", "identities": {}}},
     ],
 )
 def test_the_json_schema_refuses_what_fedray_refuses(raw: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ from fedray.errors import ConfigError
 
 PRIVATE = {"name": "example", "epsilon": 3.0}
 
+KEY = "0123456789abcdef" * 4
+
 REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("unknown key", {"stratgy": "fedavg"}, ["stratgy: unknown key; did you mean 'strategy'?"]),
     (
@@ -23,6 +25,19 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("zero rounds", {"rounds": 0}, ["rounds: ", "found 0"]),
     ("wrong element", {"model": {"name": "mlp", "hidden": [8, "wide"]}}, ["model.hidden.1: ", "found 'wide'"]),
     ("unknown name", {"strategy": "fedprx"}, ["strategy: ", "'fedavg'", "'fedprox'"]),
+    (
+        "a strategy that needs single updates",
+        {"strategy": "krum"},
+        ["strategy", "'krum' needs every single update", "fedavg or fedprox"],
+    ),
+    (
+        "a strategy that needs single updates, with its settings",
+        {"strategy": {"name": "trimmed_mean", "share": 0.1}, "protection": "plain"},
+        ["strategy", "'trimmed_mean' needs every single update"],
+    ),
+    ("a list for a strategy", {"strategy": ["fedavg", "fedprox"]}, ["strategy: "]),
+    ("a list for the name of a strategy", {"strategy": {"name": ["fedavg", "fedprox"]}}, ["strategy: "]),
+    ("a number for a strategy", {"strategy": 3}, ["strategy: "]),
     ("no name", {"strategy": {"mu": 1.0}}, ["strategy: ", "'name'"]),
     ("missing key", {"cohort": "fixed"}, ["cohort: 'size' is missing"]),
     ("negative mu", {"strategy": {"name": "fedprox", "mu": -0.1}}, ["strategy.mu: ", "found -0.1"]),
@@ -76,6 +91,91 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
         {"data": {"name": "digits", "central_test": 0.1, "scaling": "owner"}},
         ["data.central_test", "data.scaling"],
     ),
+    (
+        "fewer owners than a sum must hide",
+        {"data": {"name": "digits", "owners": 2}},
+        ["protection is 'masked'", "at least 3 owners", "at most 2", "protection: plain"],
+    ),
+    (
+        "a cohort smaller than a sum must hide",
+        {"cohort": {"name": "fixed", "size": 2}},
+        ["protection is 'masked'", "at least 3 owners", "at most 2", "protection: plain"],
+    ),
+    (
+        "a cohort smaller than the owners asked for",
+        {
+            "data": {"name": "digits", "owners": 9},
+            "cohort": {"name": "fixed", "size": 5},
+            "protection": {"name": "masked", "min_owners": 6},
+        },
+        ["'masked'", "at least 6 owners", "at most 5", "protection: plain"],
+    ),
+    (
+        "too few owners to be hidden by encryption",
+        {"data": {"name": "synthetic", "owners": 2}, "protection": "ckks"},
+        ["protection is 'ckks'", "at least 3 owners", "at most 2", "protection: plain"],
+    ),
+    (
+        "too few owners to be hidden by exact encryption",
+        {"data": {"name": "synthetic", "owners": 3}, "protection": {"name": "bfv", "min_owners": 4}},
+        ["protection is 'bfv'", "at least 4 owners", "at most 3", "protection: plain"],
+    ),
+    (
+        "a server that lies about keys that nobody enrolled",
+        {"protection": {"name": "masked", "server": "may_lie"}},
+        ["protection.server is may_lie", "protection.identities", "fedray enrol"],
+    ),
+    (
+        "sums of two",
+        {"protection": {"name": "masked", "min_owners": 2}},
+        ["protection.min_owners: ", "found 2"],
+    ),
+    (
+        "a key that is too short",
+        {"protection": {"name": "masked", "identities": {"owner-00": KEY[:-1]}}},
+        ["protection.identities.owner-00: ", KEY[:-1]],
+    ),
+    (
+        "a key that is too long",
+        {"protection": {"name": "masked", "identities": {"owner-00": KEY + "0"}}},
+        ["protection.identities.owner-00: "],
+    ),
+    (
+        "a key in capitals",
+        {"protection": {"name": "masked", "identities": {"owner-00": KEY.upper()}}},
+        ["protection.identities.owner-00: "],
+    ),
+    (
+        "a key that is no hexadecimal number",
+        {"protection": {"name": "bfv", "identities": {"owner-00": "g" * 64}}},
+        ["protection.identities.owner-00: "],
+    ),
+    (
+        "a key that ends its line",
+        {"protection": {"name": "masked", "identities": {"owner-00": KEY + "\n"}}},
+        ["protection.identities.owner-00: "],
+    ),
+    (
+        "a key that is a number",
+        {"protection": {"name": "masked", "identities": {"a": 12}}},
+        ["protection.identities.a: ", "found 12"],
+    ),
+    ("an unknown protection", {"protection": "maskd"}, ["protection: ", "'masked'", "'plain'"]),
+    (
+        "an unknown server",
+        {"protection": {"name": "masked", "server": "lies"}},
+        ["protection.server: ", "found 'lies'"],
+    ),
+    ("half of the owners corrupt", {"protection": {"name": "masked", "corrupt": 0.5}}, ["protection.corrupt: "]),
+    ("less than no dropouts", {"protection": {"name": "masked", "dropouts": -0.1}}, ["protection.dropouts: "]),
+    ("no clip", {"protection": {"name": "plain", "clip": 0}}, ["protection.clip: ", "found 0"]),
+    ("no precision", {"protection": {"name": "masked", "precision": 0.0}}, ["protection.precision: ", "found 0"]),
+    (
+        "identities under plain protection",
+        {"protection": {"name": "plain", "min_owners": 3}},
+        ["protection.min_owners"],
+    ),
+    ("a key for no rounds", {"protection": {"name": "ckks", "key_rounds": 0}}, ["protection.key_rounds: ", "found 0"]),
     ("a name that is no file name", {"name": "a/b"}, ["name: ", "'a/b'"]),
     ("a wrong resource", {"resources": {"owner_cpus": -1}}, ["resources.owner_cpus: ", "found -1"]),
     ("a wrong placement", {"placement": {"b": {"labels": 3}}}, ["placement.b.labels: ", "found 3"]),
@@ -115,6 +215,29 @@ def test_every_broken_rule_has_its_line() -> None:
 def test_search_knows_what_is_better(raw: dict[str, Any], metric: str, mode: str) -> None:
     search = validated(raw).search
     assert (search.metric, search.mode) == (metric, mode)
+
+
+def test_masks_are_the_default_and_ask_for_three_owners() -> None:
+    protection = validated({}).protection
+    assert (protection.name, protection.min_owners, protection.server) == ("masked", 3, "honest")
+    assert (protection.clip, protection.precision) == (8.0, 1e-5)
+    assert validated({"data": {"name": "digits", "owners": 3}}).protection == protection
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"data": {"name": "digits", "owners": 1}, "protection": "plain"},
+        {"cohort": {"name": "fixed", "size": 1}, "protection": "plain"},
+        {"cohort": {"name": "fixed", "size": 3}},
+        {"cohort": {"name": "poisson", "rate": 0.01}},
+        {"protection": {"name": "masked", "server": "may_lie", "identities": {"owner-00": KEY}}},
+        {"data": {"name": "tables", "path": "/tmp/x", "classes": ["a", "b"]}},
+    ],
+    ids=["plain", "plain cohort", "three", "poisson", "enrolled", "tables of whose owners nothing is known yet"],
+)
+def test_what_may_be_hidden_or_is_not_to_be_is_taken(raw: dict[str, Any]) -> None:
+    validated(raw)
 
 
 def test_an_experiment_cannot_be_changed() -> None:

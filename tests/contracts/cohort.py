@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import assignment, openers, plan, shard, torch_task
+from toys import Patient, Talkative, assignment, is_there, openers, plan, shard, torch_task
 
 from fedray.owners import Owner
 from fedray.protocols import Cohort
@@ -98,9 +101,60 @@ class CohortContract:
         for held in SHARDS.values():
             assert not any(row.tobytes() in answers for row in held.train.features)
 
+    def test_everyone_that_is_sent_a_message_answers_under_its_name(self, opens_cohort: OpensCohort) -> None:
+        cohort = opens_cohort({name: partial(_talkative, name) for name in SHARDS})
+        messages = {"c": b"ciao", "a": b"ahoi"}
+        assert dict(cohort.ask(3, messages)) == {"a": b"a: ahoi", "c": b"c: ciao"}
+        assert dict(cohort.ask(3, {})) == {}
+        assert messages == {"c": b"ciao", "a": b"ahoi"}
+        cohort.close()
+
+    def test_an_owner_that_refuses_a_message_is_absent_with_a_reason(self, opens_cohort: OpensCohort) -> None:
+        cohort = opens_cohort({name: partial(_talkative, name) for name in SHARDS})
+        answers = cohort.ask(7, {"a": b"no thanks", "b": b"hello"})
+        refused = answers["a"]
+        assert isinstance(refused, Absent)
+        assert (refused.owner, refused.round, refused.outcome) == ("a", 7, "refused")
+        assert "what must not be given" in refused.reason
+        assert answers["b"] == b"b: hello"
+        cohort.close()
+
+    def test_owners_tell_the_server_their_identity_and_what_they_signed(self, opens_cohort: OpensCohort) -> None:
+        cohort = opens_cohort({"a": partial(_talkative, "a")})
+        assert [info.identity for info in cohort.owners] == [b"i" * 32]
+        (answer,) = cohort.train(VECTOR, [assignment(plan(), "a")])
+        assert isinstance(answer, Sealed)
+        assert answer.proof == b"signed"
+        cohort.close()
+
+    def test_owners_answer_messages_while_they_train(self, opens_cohort: OpensCohort, tmp_path: Path) -> None:
+        """Training ends when the message has been answered, so one that waited for the other would never end."""
+        trains, heard = tmp_path / "trains", tmp_path / "heard"
+
+        def ask() -> Mapping[str, bytes | Absent]:
+            assert is_there(trains)
+            return cohort.ask(2, {"a": b"hello"})
+
+        cohort = opens_cohort({"a": partial(_patient, "a", trains, heard)})
+        with ThreadPoolExecutor(1) as thread:
+            asking = thread.submit(ask)
+            (answer,) = cohort.train(np.zeros(3, np.float32), [assignment(plan(partial_work=True), "a")])
+            assert dict(asking.result()) == {"a": b"a: hello"}
+        assert isinstance(answer, Sealed)
+        assert answer.is_complete, "the message was not answered while the owner trained"
+        cohort.close()
+
     def test_a_cohort_may_be_closed_twice(self, cohort: Cohort) -> None:
         cohort.close()
         cohort.close()
+
+
+def _talkative(name: str) -> Owner:
+    return Owner(name, SHARDS[name], torch_task(), Talkative(name), 0)
+
+
+def _patient(name: str, trains: Path, heard: Path) -> Owner:
+    return Owner(name, SHARDS[name], Patient(trains, heard), Talkative(name, heard), 0)
 
 
 def _for(owner: str, asked: list) -> object:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from test_accounting import opacus_epsilon, pld_epsilon, renyi_epsilon
 from torch import Tensor, nn
-from toys import MODELS, TABLE, assignment, make_module, plan, shard, torch_task
+from toys import MODELS, PLAIN, TABLE, assignment, make_fixed_point, make_module, make_sealer, plan, shard, torch_task
 
 from fedray.build import check, open_federation, open_owner
 from fedray.build import make_module as experiment_module
@@ -25,7 +25,6 @@ from fedray.owners import InProcessCohort, Owner
 from fedray.privacy.account import PrivacyAccount
 from fedray.privacy.accounting import Release, spent
 from fedray.privacy.dp_sgd import DpSgdPlan, PrivateDescent, check_private, make_private
-from fedray.protection.plain import PlainProtection
 from fedray.rounds import federate
 from fedray.tasks.losses import accuracy, cross_entropy
 from fedray.tasks.torch_task import TorchTask
@@ -184,7 +183,8 @@ def test_an_owner_whose_budget_is_spent_refuses_and_the_round_goes_on(tmp_path: 
     task = _task(tmp_path, budget=budget)
     account = task._descent._account  # type: ignore[attr-defined]
     vector = task.initial(0)
-    owner = Owner("a", shard(N_ROWS), task, PlainProtection(vector.size).sealer("a"), 0, account)
+    sealer = make_sealer(PLAIN, "a", make_fixed_point(PLAIN, vector.size, 3))
+    owner = Owner("a", shard(N_ROWS), task, sealer, 0, account)
     first = owner.train(vector, assignment(plan(7, "steps")))
     second = owner.train(vector, assignment(plan(7, "steps", round=2)))
     assert isinstance(first, Sealed)
@@ -376,13 +376,13 @@ def test_epsilon_grows_over_rounds_as_one_composition(tmp_path: Path) -> None:
 
 
 def test_a_reopened_owner_goes_on_where_its_account_was(tmp_path: Path) -> None:
-    raw = {**RAW, "privacy": {"name": "example", "noise_multiplier": 1.5}}
+    raw = {**RAW, "privacy": {"name": "example", "noise_multiplier": 1.5}, "protection": "plain"}
     experiment = Experiment.model_validate(raw)
     vector = np.zeros(650, dtype=np.float32)
     rate, n_steps = _rate_and_steps(experiment, "owner-01")
     for round in (1, 2, 3):
         owner = open_owner(experiment, "owner-01", 3, tmp_path)
-        answer = owner.train(vector, assignment(plan(2, round=round), "owner-01"))
+        answer = owner.train(vector, assignment(plan(2, round=round), "owner-01", weight_bound=1024))
         assert isinstance(answer, Sealed)
         assert answer.spent is not None
         expected = pld_epsilon([(rate, 1.5, n_steps * round)], grid=5e-4)
@@ -396,14 +396,15 @@ def test_a_run_ends_at_its_budget_and_an_owner_goes_no_further(tmp_path: Path) -
         assert 2.0 * 0.98 < owner.epsilon <= 2.0
         assert owner.outcome == "update"
     owner = open_owner(experiment, "owner-00", 3, tmp_path / "owner-00")
-    answer = owner.train(np.zeros(650, dtype=np.float32), assignment(plan(2, round=4), "owner-00"))
+    answer = owner.train(np.zeros(650, dtype=np.float32), assignment(plan(2, round=4), "owner-00", weight_bound=1024))
     assert isinstance(answer, Absent)
     assert answer.outcome == "refused"
+    assert "epsilon" in answer.reason, "refused for its budget, not for want of a round's keys"
 
 
 def test_a_budget_is_spread_over_the_rounds_that_an_owner_takes_part_in(tmp_path: Path) -> None:
     raw = {**RAW, "privacy": {"name": "example", "epsilon": 2.0}, "cohort": {"name": "fixed", "size": 1}, "rounds": 4}
-    experiment = Experiment.model_validate(raw)
+    experiment = Experiment.model_validate({**raw, "protection": "plain"})
     records = [record for _, record in federate(open_federation(experiment, InProcessCohort, tmp_path))]
     asked = {name for record in records for name in record.cohort}
     for owner in records[-1].owners:

@@ -15,6 +15,7 @@ import ray
 import torch
 from conftest_ray import own_ray
 from ray import cloudpickle
+from safetensors.numpy import load_file
 
 import fedray
 from fedray import build, data
@@ -24,10 +25,11 @@ from fedray.actors.session import RayServer
 from fedray.config import Experiment, replaced
 from fedray.errors import DataError, ResourcesError, RunError
 from fedray.owners import InProcessCohort, Owner
+from fedray.protection.fixed_point import FixedPoint
 from fedray.protection.plain import PlainSealer
 from fedray.rounds import federate
 from fedray.selection import assignments
-from fedray.values import Absent, Assignment, Examples, Schema, Sealed, Shard, Tally, Update, Vector
+from fedray.values import Absent, Assignment, Examples, RoundPlan, Schema, Sealed, Shard, Tally, Update, Vector
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -43,7 +45,9 @@ DIGITS = Experiment(
 
 
 def final_digest(experiment: Experiment, directory: Path, **where: object) -> str:
-    return [record.parameters_sha256 for record in fedray.run(experiment, directory, **where)][-1]
+    records = list(fedray.run(experiment, directory, **where))
+    assert {record.sum.outcome for record in records} == {"opened"}, "bits that never moved would be alike too"
+    return records[-1].parameters_sha256
 
 
 VARIANTS = {
@@ -52,17 +56,25 @@ VARIANTS = {
     "batchnorm": {
         "model": {"name": "cnn", "channels": [4], "norm": "batch"},
         "strategy": "fedavg",
-        "cohort": {"name": "fixed", "size": 2},
+        "data.owners": 5,
+        "cohort": {"name": "fixed", "size": 4},
+        "stragglers.fraction": 0.25,
     },
 }
 
 
+@pytest.mark.timeout(600)
 def test_one_two_and_four_workers_and_no_ray_give_the_same_bits(tmp_path: Path) -> None:
+    """Under masks, whose keys differ from run to run; the bits are those of plain protection too."""
     experiments = {name: replaced(DIGITS, changes) for name, changes in VARIANTS.items()}
+    assert {experiment.protection.name for experiment in experiments.values()} == {"masked"}
     expected = {
         name: final_digest(experiment, tmp_path / name, in_process=True) for name, experiment in experiments.items()
     }
     assert len(set(expected.values())) == len(VARIANTS)
+    for name, experiment in experiments.items():
+        plain = replaced(experiment, {"protection": "plain"})
+        assert final_digest(plain, tmp_path / f"{name}-plain", in_process=True) == expected[name]
     for cpus in (1, 2, 4):
         with own_ray(cpus):
             found = {
@@ -104,11 +116,14 @@ class Counting:
         return Tally({"loss": 0.0}, len(examples))
 
 
+ROWS = {"ann": 10, "bob": 20, "cat": 30, "dan": 40}
+
+
 def table_experiment(folder: Path, **changes: object) -> Experiment:
-    """Three owners with 10, 20 and 30 rows."""
+    """Four owners with 10 to 40 rows, so that three are left where one is lost."""
     if not folder.exists():
         folder.mkdir()
-        for name, rows in (("ann", 10), ("bob", 20), ("cat", 30)):
+        for name, rows in ROWS.items():
             frame = pd.DataFrame({"x": np.arange(rows) / 7.0, "target": np.arange(rows) % 2})
             frame.to_parquet(folder / f"{name}.parquet")
     settings = {
@@ -116,6 +131,7 @@ def table_experiment(folder: Path, **changes: object) -> Experiment:
         "data": {"name": "tables", "path": folder, "classes": [0, 1], "holdout": 0.0},
         "task": Counting,
         "strategy": {"name": "fedavg", "weighting": "uniform"},
+        "protection": {"name": "masked", "clip": 64.0},
         **changes,
     }
     return Experiment(**settings)
@@ -128,13 +144,54 @@ def test_a_round_goes_on_without_an_owner_that_fails(fault: str, outcome: str, t
     task = partial(Counting, fault=fault, owner_rows=20)
     experiment = table_experiment(tmp_path / "data", task=task)
     records = list(fedray.run(experiment, tmp_path / "run"))
-    assert [record.n_updates for record in records][:2] == [3, 2]
+    assert [record.n_updates for record in records][:2] == [4, 3]
+    assert {(record.sum.protection, record.sum.outcome) for record in records} == {("masked", "opened")}
     bob = {record.round: record.owners[1] for record in records}
     assert bob[2].outcome == outcome
     assert records[1].n_rejected == (outcome == "rejected")
     assert "secret" not in "".join(owner.reason for record in records for owner in record.owners)
     if fault == "die":
         assert bob[4].outcome == "update"
+    else:
+        assert [record.n_updates for record in records] == [4, 3, 3, 3]
+
+
+@pytest.mark.parametrize("protection", ["masked", "plain"])
+def test_an_owner_that_is_killed_after_keys_were_shared_is_left_out_of_one_sum_and_comes_back(
+    protection: str, tmp_path: Path, ray_dir: Path
+) -> None:
+    """The model is the sum of means: 25 of all four, 80 / 3 without bob, who has 20 rows."""
+    n_rounds = 6
+    task = partial(Slow, fault="die", owner_rows=20)
+    settings = {"protection": {"name": protection, "clip": 64.0}, "rounds": n_rounds}
+    records = list(fedray.run(table_experiment(tmp_path / "data", task=task, **settings), tmp_path / "run"))
+    assert [record.round for record in records] == list(range(1, n_rounds + 1))
+    assert {record.sum.outcome for record in records} == {"opened"}
+    bob = [record.owners[1] for record in records]
+    assert bob[0].outcome == "update"
+    assert bob[1].outcome == "absent"
+    assert "its actor died" in bob[1].reason
+    assert records[1].sum.stages["updates"] == 3
+    assert records[1].n_updates == 3
+    if protection == "masked":
+        assert records[1].sum.stages["receipts"] == 4, "bob was killed before it had shared its keys"
+        assert records[1].sum.stages["revealed"] == 3
+    back = next(number for number, owner in enumerate(bob) if number > 1 and owner.outcome == "update")
+    assert {owner.outcome for owner in bob[back:]} == {"update"}
+    assert {owner.outcome for owner in bob[1:back]} <= {"absent", "refused"}
+    model = 0.0
+    for record, owner in zip(records, bob, strict=True):
+        model += 25 if owner.outcome == "update" else 80 / 3
+        assert record.n_updates == (4 if owner.outcome == "update" else 3)
+    assert load_file(tmp_path / "run" / "model.safetensors")["vector"].tolist() == pytest.approx([model], rel=1e-6)
+
+
+class Slow(Counting):
+    """Rounds of half a second, so that an actor is restarted within a few of them."""
+
+    def train(self, vector: Vector, assignment: Assignment, shard: Shard, seed: int) -> Update:
+        time.sleep(0.5)
+        return super().train(vector, assignment, shard, seed)
 
 
 def test_an_owner_that_hangs_past_its_deadline_is_left_behind(
@@ -142,7 +199,13 @@ def test_an_owner_that_hangs_past_its_deadline_is_left_behind(
 ) -> None:
     monkeypatch.setattr(cohort_module, "_GRACE_S", 0.5)
     task = partial(Counting, fault="hang", owner_rows=20)
-    experiment = table_experiment(tmp_path / "data", task=task, deadline_s=0.5, evaluation={"every": 4}, rounds=2)
+    settings = {
+        "deadline_s": 0.5,
+        "evaluation": {"every": 4},
+        "rounds": 2,
+        "protection": {"name": "plain", "clip": 64.0},
+    }
+    experiment = table_experiment(tmp_path / "data", task=task, **settings)
     names = data.owner_names(experiment.data)
     openers = {name: partial(build.open_owner, experiment, name, 2, tmp_path / name) for name in names}
     cohort = RayCohort(openers, experiment, cpus=1.0)
@@ -151,12 +214,13 @@ def test_an_owner_that_hangs_past_its_deadline_is_left_behind(
     answers = list(cohort.train(np.zeros(1, np.float32), assignments(plan, names, experiment.stragglers, 0.5, 0)))
     cohort.close()
     assert time.monotonic() - started < 15
-    assert sorted(answer.owner for answer in answers if isinstance(answer, Sealed)) == ["ann", "cat"]
+    assert sorted(answer.owner for answer in answers if isinstance(answer, Sealed)) == ["ann", "cat", "dan"]
     assert [(answer.owner, answer.outcome) for answer in answers if isinstance(answer, Absent)] == [("bob", "absent")]
 
 
 def test_a_killed_owner_keeps_its_privacy_account(tmp_path: Path, ray_dir: Path) -> None:
-    experiment = replaced(DIGITS, {"privacy": {"name": "example", "noise_multiplier": 1.0}, "stragglers.fraction": 0.0})
+    privacy = {"name": "example", "noise_multiplier": 1.0}
+    experiment = replaced(DIGITS, {"privacy": privacy, "stragglers.fraction": 0.0, "protection": "plain"})
     openers = {
         name: partial(build.open_owner, experiment, name, 3, tmp_path / name) for name in ("owner-00", "owner-01")
     }
@@ -166,7 +230,7 @@ def test_a_killed_owner_keeps_its_privacy_account(tmp_path: Path, ray_dir: Path)
     vector = task.initial(0)
 
     def train(round: int) -> dict[str, Sealed]:
-        asked = assignments(strategy.plan({}, round), ["owner-00", "owner-01"], experiment.stragglers, None, 0)
+        asked = assigned(strategy.plan({}, round), ["owner-00", "owner-01"])
         return {answer.owner: answer for answer in cohort.train(vector, asked) if isinstance(answer, Sealed)}
 
     first = train(1)
@@ -180,6 +244,11 @@ def test_a_killed_owner_keeps_its_privacy_account(tmp_path: Path, ray_dir: Path)
     assert second["owner-00"].spent.epsilon >= _fresh(experiment, tmp_path / "fresh", rounds=2) * 0.999
 
 
+def assigned(plan: RoundPlan, names: list[str]) -> list[Assignment]:
+    """Full work for everyone, with weights as of up to 1024 rows."""
+    return [Assignment(name, plan, plan.work, None, weight_bound=1024) for name in names]
+
+
 def _fresh(experiment: Experiment, folder: Path, rounds: int) -> float:
     """Epsilon of an owner that was never interrupted."""
     openers = {"owner-00": partial(build.open_owner, experiment, "owner-00", rounds, folder)}
@@ -187,9 +256,7 @@ def _fresh(experiment: Experiment, folder: Path, rounds: int) -> float:
     strategy = build.make_strategy(experiment)
     vector = build.make_task(experiment, data.schema_of(experiment.data), build.ShuffledDescent(32)).initial(0)
     for round in range(1, rounds + 1):
-        (answer,) = cohort.train(
-            vector, assignments(strategy.plan({}, round), ["owner-00"], experiment.stragglers, None, 0)
-        )
+        (answer,) = cohort.train(vector, assigned(strategy.plan({}, round), ["owner-00"]))
     assert answer.spent is not None
     return answer.spent.epsilon
 
@@ -256,7 +323,7 @@ def test_no_answer_of_an_actor_holds_a_row(tmp_path: Path, ray_dir: Path, monkey
     assert all(record.n_updates == 3 for _, record in federate(federation))
     federation.cohort.close()
     kinds = {type(cloudpickle.loads(message)).__name__ for message in seen}
-    assert {"Sealed", "Tally", "OwnerInfo", "ndarray"} <= kinds
+    assert {"Sealed", "Tally", "OwnerInfo", "ndarray", "bytes"} <= kinds
     assert not any(leaked(message) for message in seen)
 
 
@@ -369,7 +436,7 @@ def test_owners_compute_on_one_thread(tmp_path: Path, ray_dir: Path) -> None:
             return super().train(vector, assignment, shard, seed)
 
     records = list(fedray.run(table_experiment(tmp_path / "data", task=Threads, rounds=1), tmp_path / "run"))
-    assert records[0].n_updates == 3
+    assert records[0].n_updates == 4
 
 
 def test_an_owner_answers_only_what_it_was_asked(tmp_path: Path, ray_dir: Path) -> None:
@@ -381,10 +448,11 @@ def test_an_owner_answers_only_what_it_was_asked(tmp_path: Path, ray_dir: Path) 
 
     experiment = table_experiment(tmp_path / "data")
     shard = data.open_shard(experiment.data, "ann")
-    opener = partial(Impostor, "ann", shard, Counting(data.schema_of(experiment.data)), PlainSealer(), 0)
+    sealer = PlainSealer(FixedPoint(1, 4, 64.0, 1e-5), 0)
+    opener = partial(Impostor, "ann", shard, Counting(data.schema_of(experiment.data)), sealer, 0)
     cohort = RayCohort({"ann": opener}, experiment, cpus=1.0)
     plan = build.make_strategy(experiment).plan({}, 1)
-    (answer,) = cohort.train(np.zeros(1, np.float32), assignments(plan, ["ann"], experiment.stragglers, None, 0))
+    (answer,) = cohort.train(np.zeros(1, np.float32), assigned(plan, ["ann"]))
     cohort.close()
     assert isinstance(answer, Absent)
     assert answer.outcome == "rejected"

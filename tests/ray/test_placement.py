@@ -18,7 +18,7 @@ from fedray.tune import compare
 PINNED = Experiment(
     name="pinned",
     rounds=2,
-    data={"name": "digits", "owners": 2},
+    data={"name": "digits", "owners": 3},
     model="logistic",
     placement={
         "owner-00": {"labels": {"fedray.owner": "ann"}},
@@ -51,9 +51,15 @@ def homes() -> list[str]:
 
 
 def test_owners_run_where_their_placement_says(nodes: dict[str, str], tmp_path: Path) -> None:
+    """Two are pinned and the third is not; masks are agreed on from node to node."""
     rounds = iter(fedray.run(PINNED, tmp_path / "run"))
-    assert next(rounds).n_updates == 2
-    assert sorted(homes()) == sorted([nodes["ann"], nodes["bob"]])
+    first = next(rounds)
+    assert (first.n_updates, first.sum.protection, first.sum.outcome) == (3, "masked", "opened")
+    found = homes()
+    assert len(found) == 3
+    for name in ("ann", "bob"):
+        found.remove(nodes[name])
+    assert found[0] in nodes.values()
     assert len(list(rounds)) == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import contracts.cohort
 import pytest
 import toys
 from contracts.cohort import CohortContract
@@ -16,6 +17,7 @@ from fedray.owners import Owner
 from fedray.protocols import Cohort
 
 cloudpickle.register_pickle_by_value(toys)
+cloudpickle.register_pickle_by_value(contracts.cohort)
 
 
 class TestRayCohort(CohortContract):

@@ -77,7 +77,7 @@ def test_what_cannot_run_is_refused_before_any_trial(tmp_path: Path, ray_dir: Pa
 
 def test_trials_that_all_fail_end_in_one_error(tmp_path: Path, ray_dir: Path) -> None:
     (tmp_path / "data").mkdir()
-    for name in ("ann", "bob"):
+    for name in ("ann", "bob", "cat"):
         (tmp_path / "data" / f"{name}.csv").write_text("x,target\n" + "1,0\n2,1\n" * 6)
     (tmp_path / "data" / "bob.csv").write_text("x,target\nnan,0\n2,1\n")
     data = {"name": "tables", "path": tmp_path / "data", "classes": [0, 1]}

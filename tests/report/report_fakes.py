@@ -12,7 +12,7 @@ import yaml
 
 from fedray.config import Experiment, as_yaml, replaced
 from fedray.records import RunRecords, Status
-from fedray.values import OwnerRecord, RoundRecord
+from fedray.values import OwnerRecord, RoundRecord, SumRecord
 
 ENVIRONMENT = {
     "python": "3.11.9",
@@ -40,6 +40,7 @@ def fake_round(
     outcome: str = "update",
     seed: int = 0,
     reason: str = "",
+    protection: str = "masked",
 ) -> RoundRecord:
     """One round in which every owner does the same, its metrics scattered by ``spread``."""
     chance = random.Random(f"{number}/{seed}/{len(owners)}")
@@ -61,7 +62,15 @@ def fake_round(
                 metrics=own,
             )
         )
-    seconds = {"train": 1.4, "combine": 0.05, "step": 0.02, "evaluate": 0.4, "total": 2.0}
+    seconds = {
+        "prepare": 0.01,
+        "train": 1.4,
+        "combine": 0.05,
+        "open": 0.02,
+        "step": 0.02,
+        "evaluate": 0.4,
+        "total": 2.0,
+    }
     return RoundRecord(
         round=number,
         cohort=tuple(owners),
@@ -72,12 +81,33 @@ def fake_round(
         central_metrics={},
         epsilon=epsilon,
         epsilon_rdp=None if epsilon is None else epsilon * 1.12,
-        bytes_up=len(owners) * 4810 * 8,
+        sum=fake_sum(protection, len(owners), sum(line.outcome == "update" for line in lines)),
+        bytes_up=len(owners) * 4810 * 4,
         bytes_down=len(owners) * 4810 * 4,
         seconds=seconds,
         owners=tuple(lines),
         parameters_sha256=hashlib.sha256(f"{number}/{seed}".encode()).hexdigest(),
     )
+
+
+def fake_sum(protection: str = "masked", n_owners: int = 6, n_updates: int = 6, **changes: Any) -> SumRecord:
+    """How one sum was protected, where all went well."""
+    hidden = protection != "plain"
+    given: dict[str, Any] = {
+        "protection": protection,
+        "outcome": "opened",
+        "reason": "",
+        "stages": {"asked": n_owners, "updates": n_updates},
+        "threshold": n_owners // 2 + 1 if protection == "masked" else 0,
+        "min_owners": 3 if hidden else 1,
+        "neighbours": n_owners - 1 if protection == "masked" else 0,
+        "key_bits": 128 if hidden else 0,
+        "identities": "first use" if hidden else "none",
+        "key_id": "" if protection in ("plain", "masked") else "5" * 16,
+        "bytes_up": 900 * n_owners if hidden else 0,
+        "bytes_down": 1500 * n_owners if hidden else 0,
+    }
+    return SumRecord(**{**given, **changes})
 
 
 def fake_run(
@@ -103,6 +133,7 @@ def fake_run(
             },
             epsilon=None if epsilon is None else epsilon * math.sqrt(number / rounds),
             seed=whole["seed"],
+            protection=whole["protection"]["name"],
             **kind,
         )
         for number in range(1, rounds + 1)

@@ -124,6 +124,43 @@ def test_a_run_without_evaluation_has_a_page(rounds: int, tmp_path: Path) -> Non
     assert "running, or killed" in text
 
 
+PROTECTED = {
+    "plain": ("the server reads every owner's update", "learns the sum of at least"),
+    "masked": ("learns the sum of at least 3 updates a round and no single one", "reads every owner's update"),
+    "ckks": ("CKKS is approximate", "reads every owner's update"),
+    "bfv": ("a key holder opens sums of at least 3 updates", "CKKS is approximate"),
+}
+
+
+@pytest.mark.parametrize("protection", PROTECTED)
+def test_the_page_says_what_the_server_sees(protection: str, tmp_path: Path) -> None:
+    _, page = page_of([fake_run({"protection": protection})], tmp_path)
+    read = " ".join(" ".join(page.text).split())
+    said, unsaid = PROTECTED[protection]
+    assert said in read
+    assert unsaid not in read
+    assert ("at first use" in read) == (protection != "plain")
+
+
+def test_every_protection_of_a_comparison_is_described(tmp_path: Path) -> None:
+    _, page = page_of([fake_run({"protection": name}, label=name) for name in PROTECTED], tmp_path)
+    read = " ".join(" ".join(page.text).split())
+    assert all(said in read for said, _ in PROTECTED.values())
+
+
+def test_keys_that_are_not_enrolled_everywhere_are_not_promised_to_be(tmp_path: Path) -> None:
+    enrolled = {"name": "masked", "identities": {"owner-00": "ab" * 32}}
+    for first, last in (("masked", enrolled), (enrolled, "masked")):
+        _, page = page_of([fake_run({"protection": one}, label=str(one)) for one in (first, last)], tmp_path)
+        assert "trusted at first use" in " ".join(" ".join(page.text).split())
+
+
+def test_updates_whose_sum_was_not_opened_are_told_from_updates(tmp_path: Path) -> None:
+    text, page = page_of([fake_run(outcome="unopened", reason="")], tmp_path)
+    assert "unopened" in text
+    assert "sum was never opened" in " ".join(" ".join(page.text).split())
+
+
 def test_incomplete_runs_are_marked(tmp_path: Path) -> None:
     text, _ = page_of([fake_run({"seed": 0}), fake_run({"seed": 1}, status="failed")], tmp_path)
     assert "1 of 2 complete" in text

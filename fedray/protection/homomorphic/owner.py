@@ -148,7 +148,7 @@ class HomomorphicSealer:
 
     def _prepare(self, prepare: Prepare) -> Ready:
         with self._lock:
-            self._journal.require_unused(prepare.run, prepare.round)
+            self._journal.require_unused(prepare.round)
             key = self._key = self._believed(prepare)
             still = {n: one for n, one in self._prepared.items() if n >= prepare.round - 1 and one.run == prepare.run}
             prepared = still.get(prepare.round)
@@ -178,7 +178,7 @@ class HomomorphicSealer:
             if prepared is None:
                 raise ProtocolError(f"round {round}, which is not prepared or sealed", "a prepared round", "prepare it")
             prepared.zeros.stop()
-            self._journal.use(prepared.run, round)
+            self._journal.use(round)
             return prepared
 
     def _encrypted(self, prepared: _Prepared, encoded: Payload) -> Payload:

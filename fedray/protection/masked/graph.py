@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import comb
+from math import ceil, comb
 from typing import Literal
 
 from fedray import seeds
@@ -51,7 +51,7 @@ class Rules:
         """More than half; against a server that lies, so many that two lists cannot both be signed by enough."""
         if self.server == "honest":
             return n // 2 + 1
-        return max(2 * n // 3, (n + int(self.corrupt * n)) // 2) + 1
+        return min(n, max(2 * n // 3, (n + ceil(self.corrupt * n)) // 2) + 1)
 
 
 class Graph:
@@ -90,7 +90,7 @@ class Graph:
 @lru_cache
 def sparse(n: int, corrupt: float, dropouts: float) -> tuple[int, int]:
     """(degree, threshold) for ``n`` owners; the full graph with a majority where no smaller one is safe."""
-    n_corrupt, n_dropped = int(corrupt * n), int(dropouts * n)
+    n_corrupt, n_dropped = ceil(corrupt * n), ceil(dropouts * n)
     for degree in range(2, n - 1, 2):
         if n * (corrupt + dropouts) ** (degree // 2) > 2.0**-SECURITY_BITS:
             continue

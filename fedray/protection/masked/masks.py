@@ -115,7 +115,7 @@ def scratch() -> NDArray[np.uint8]:
 
 def apply_all(vector: Payload, masks: Sequence[Mask]) -> None:
     """Apply many masks in place, on all processors: each thread takes one range of the vector."""
-    n_threads = len(os.sched_getaffinity(0))
+    n_threads = os.cpu_count() or 1
     n_pieces = -(-len(vector) // PIECE)
     bounds = [PIECE * (n_pieces * part // n_threads) for part in range(n_threads)] + [len(vector)]
     with ThreadPoolExecutor(n_threads) as threads:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
+from threading import Lock
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -95,6 +96,7 @@ class MaskedSealer:
         self._seed = seed
         self._journal = journal
         self._rounds: dict[int, _Round] = {}
+        self._lock = Lock()
 
     @property
     def identity(self) -> bytes:
@@ -102,22 +104,26 @@ class MaskedSealer:
 
     def answer(self, message: bytes) -> bytes:
         asked: Message = decode(message, Invite, KeyList, Delivery, Alive, Reveal)
+        with self._lock:  # the next round is prepared while this one is opened
+            return encode(self._answered(asked))
+
+    def _answered(self, asked: Message) -> Message:
         match asked:
             case Invite():
-                return encode(self._join(asked))
+                return self._join(asked)
             case KeyList():
-                return encode(self._share(asked))
+                return self._share(asked)
             case Delivery():
-                return encode(self._receive(asked))
+                return self._receive(asked)
             case Alive():
-                return encode(self._sign(asked))
+                return self._sign(asked)
             case Reveal():
-                return encode(self._reveal(asked))
+                return self._reveal(asked)
         raise AssertionError(asked)
 
     def _join(self, asked: Invite) -> Keys:
         """Fresh keys for a round that was never sealed; those made for it before are forgotten."""
-        self._journal.require_unused(asked.run, asked.round)
+        self._journal.require_unused(asked.round)
         self._rounds = {number: one for number, one in self._rounds.items() if number >= asked.round - 1}
         self._rounds[asked.round] = made = _Round(asked.run, asked.round)
         channel, mask = (key.public_key().public_bytes_raw() for key in (made.channel, made.mask))
@@ -166,7 +172,7 @@ class MaskedSealer:
         if assignment.plan.round != current.number or assignment.owner != self._owner:
             raise ProtocolError("a briefing for another round or owner", "one for this assignment", "check the server")
         self._fixed_point.require(update, assignment.weight_bound)
-        self._journal.use(current.run, current.number)
+        self._journal.use(current.number)
         current.owners = frozenset(briefing.owners)
         streams = [mask.stream() for mask in self._masks(current, terms)]
         sealed, scratch = np.empty(self._fixed_point.length, dtype=self._fixed_point.ring), masks.scratch()
@@ -238,11 +244,11 @@ class MaskedSealer:
         return current.graph
 
     def _graph(self, asked: KeyList) -> Graph:
-        names = asked.names
-        if names != sorted(set(names)) or self._owner not in names or len(names) < self._rules.min_owners:
+        names, fewest, most = asked.names, self._rules.min_owners, self._fixed_point.n_owners
+        if names != sorted(set(names)) or self._owner not in names or not fewest <= len(names) <= most:
             raise ProtocolError(
                 f"a cohort of {len(set(names))}",
-                f"sorted, with this owner, of at least {self._rules.min_owners}",
+                f"sorted, with this owner, of {fewest} to {most}",
                 "suspect a server that wants to read single updates",
             )
         return self._rules.graph(asked.run, asked.round, names)

@@ -6,8 +6,9 @@ the sum and mask keys of owners whose update is not. It holds no secret of its o
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from math import comb
 from typing import TypeVar
@@ -146,17 +147,28 @@ class MaskedCombiner:
     def _advertise(self, asked: Sequence[str]) -> dict[str, Keys]:
         invite = Invite(self._talk.run, self._talk.round)
         answers = self._talk.exchange(dict.fromkeys(asked, invite), Keys, self.lost)
-        uses = Counter(key for keys in answers.values() for key in (keys.channel, keys.mask))
-        return self._passed("keys", {name: keys for name, keys in answers.items() if self._is_fit(keys, uses)})
+        true = {name: keys for name, keys in answers.items() if self._is_true(keys)}
+        uses = Counter(key for keys in true.values() for key in (keys.channel, keys.mask))
+        return self._passed("keys", {name: keys for name, keys in true.items() if self._is_fit(keys, uses)})
+
+    def _is_true(self, keys: Keys) -> bool:
+        """Whether keys are those of the owner that they say."""
+        if not is_keys_signed(keys, self._talk.run, self._talk.round):
+            self.lost[keys.owner] = "keys that their owner did not sign"
+            return False
+        try:
+            self._trust.require(keys.owner, keys.identity)
+        except ProtocolError as error:
+            self.lost[keys.owner] = error.found
+            return False
+        return True
 
     def _is_fit(self, keys: Keys, uses: Mapping[bytes, int]) -> bool:
-        """Whether an owner's neighbours will take its keys; they would all refuse the round otherwise."""
+        """Whether an owner's neighbours can use its keys; they would all refuse the round otherwise."""
+        if uses[keys.channel] > 1 or uses[keys.mask] > 1:
+            self.lost[keys.owner] = "the same key twice"
+            return False
         try:
-            if not is_keys_signed(keys, self._talk.run, self._talk.round):
-                raise ProtocolError("keys that their owner did not sign", "signed keys", "check the owner")
-            self._trust.require(keys.owner, keys.identity)
-            if uses[keys.channel] > 1 or uses[keys.mask] > 1:
-                raise ProtocolError("the same key twice", "fresh keys of every owner", "check the owner")
             masks.require_agreeable(keys.channel, keys.mask)
         except ProtocolError as error:
             self.lost[keys.owner] = error.found
@@ -238,11 +250,12 @@ class MaskedCombiner:
 
     def _unmask(self, alive: list[str]) -> dict[str, Revealed]:
         """Have the survivors agree on who is alive, and reveal one share for each."""
-        self._require_enough(dict.fromkeys(alive, True), alive)
+        self._require_enough(alive)
         lost: dict[str, str] = {}
         asked = Alive(self._talk.run, self._talk.round, alive)
-        answers = self._talk.exchange(dict.fromkeys(alive, asked), AliveSigned, lost)
-        signed = self._passed("signed", answers)
+        signed = self._talk.exchange(dict.fromkeys(alive, asked), AliveSigned, lost)
+        self._stages["signed"] = len(signed)
+        self._require_holders(signed, self.owners)
         reveals = {
             name: Reveal(
                 self._talk.run,
@@ -251,7 +264,9 @@ class MaskedCombiner:
             )
             for name in signed
         }
-        return self._passed("revealed", self._talk.exchange(reveals, Revealed, lost))
+        revealed = self._talk.exchange(reveals, Revealed, lost)
+        self._stages["revealed"] = len(revealed)
+        return revealed
 
     def _remaining_masks(self, revealed: Mapping[str, Revealed]) -> Iterator[Mask]:
         """The masks that the sum still holds: every self mask, and those that were agreed with a lost owner."""
@@ -292,30 +307,32 @@ class MaskedCombiner:
         return public == self._keys[name].mask
 
     def _passed(self, stage: str, found: dict[str, M]) -> dict[str, M]:
-        """Note how many passed a stage.
+        """Those who passed a stage of preparation, if they are enough.
 
         Raises:
-            RoundAbandoned: too few did.
+            RoundAbandoned: they are too few.
         """
         self._stages[stage] = len(found)
-        waiting_for = list(self._alive) if stage == "revealed" else list(found)
-        self._require_enough(found, waiting_for)
+        self._require_enough(found)
         return found
 
-    def _require_enough(self, present: Mapping[str, object], names: Sequence[str]) -> None:
-        """Go on only where enough owners are left, and enough holders of each one's shares.
+    def _require_enough(self, left: Collection[str]) -> None:
+        """Go on only where enough owners are left, among them enough holders of each one's shares.
 
         Raises:
             RoundAbandoned: too few are.
         """
-        if len(names) < self._rules.min_owners:
+        if len(left) < self._rules.min_owners:
             raise RoundAbandoned(
-                f"{len(names)} owners left of {self._stages['asked']}",
+                f"{len(left)} owners left of {self._stages['asked']}",
                 f"{self._rules.min_owners} at least",
                 "take more owners a round, or see why they drop out",
             )
-        left = frozenset(present)
-        if short := [name for name in names if self._graph.names and not self._graph.is_enough(left, name)]:
+        self._require_holders(left, left)
+
+    def _require_holders(self, present: Collection[str], names: Iterable[str]) -> None:
+        holders = frozenset(present)
+        if short := [name for name in names if self._graph.names and not self._graph.is_enough(holders, name)]:
             raise RoundAbandoned(
                 f"too few holders left of shares of {', '.join(short[:3])}",
                 f"{self._graph.threshold} of {len(self._graph.holders(short[0]))}",
@@ -343,10 +360,13 @@ class MaskedCombiner:
 
 
 def _choices(points: Sequence[int], threshold: int) -> Iterator[Sequence[int]]:
-    """Sets of ``threshold`` points: all where they are few, else such that each point is left out of one at least."""
+    """Sets of ``threshold`` points: all where they are few; else some that leave out each point, then random ones."""
     if comb(len(points), threshold) <= MOST_CHOICES:
         yield from combinations(points, threshold)
         return
     around = [*points, *points]
     for shift in range(len(points)):
         yield sorted(around[shift : shift + threshold])
+    draw = random.Random(0)
+    for _ in range(MOST_CHOICES):
+        yield sorted(draw.sample(points, threshold))
