@@ -42,6 +42,7 @@ def experiment(folder: Path, rounds: int) -> fedray.Experiment:
         data={"name": "tables", "path": folder, "classes": list(range(10)), "holdout": 0.0},
         model={"name": "cnn", "channels": [16, 32], "hidden": 128},
         train={"batch_size": BATCH, "epochs": 1, "optimizer": {"name": "sgd", "lr": LR}},
+        protection="plain",
         evaluation={"every": rounds},
     )
 
