@@ -81,7 +81,7 @@ def promises(comparison: Comparison) -> list[tuple[str, str]]:
     """(heading, text): what protects whom from whom, and what does not."""
     private = [variant for variant in comparison.variants if variant.is_private]
     n_open = len(comparison.variants) - len(private)
-    found = [("Protection: what the server sees of one owner", _protection(comparison))]
+    found = _protections(comparison)
     if private:
         found += [
             ("Privacy: what the result tells about one row", _EXAMPLE_LEVEL.format(here=_here(private))),
@@ -116,11 +116,17 @@ def composed(variants: Iterable[Variant]) -> tuple[float, float, int]:
     return epsilon, delta, n_runs
 
 
-def _protection(comparison: Comparison) -> str:
+def _protections(comparison: Comparison) -> list[tuple[str, str]]:
     """A paragraph for each kind of protection in the comparison; where settings differ, the weakest of them."""
     sections = [variant.experiment["protection"] for variant in comparison.variants]
-    names = sorted({str(section["name"]) for section in sections})
-    return " ".join(_of_one(name, [one for one in sections if one["name"] == name]) for name in names)
+    by_name = {
+        name: _of_one(name, [one for one in sections if one["name"] == name])
+        for name in sorted({str(section["name"]) for section in sections})
+    }
+    what = "what the server sees of one owner"
+    if len(by_name) == 1:
+        return [(f"Protection: {what}", text) for text in by_name.values()]
+    return [(f"Protection “{name}”: {what}", text) for name, text in by_name.items()]
 
 
 def _of_one(name: str, sections: Sequence[Mapping[str, Any]]) -> str:
