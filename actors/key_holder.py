@@ -81,6 +81,11 @@ class RayKeyHolder:
         return self._identity
 
     def answer(self, message: bytes) -> bytes:
+        """Its answer to a message of the protocol.
+
+        Raises:
+            ProtocolError: it refuses, or it is gone.
+        """
         try:
             answer = ray.get(self._actor.answer.remote(message), timeout=self._timeout_s)
         except (RayError, GetTimeoutError) as error:

@@ -19,10 +19,11 @@ from fedray.actors.cohort import RayCohort
 from fedray.actors.key_holder import RayKeyHolder
 from fedray.actors.resources import owner_cpus, require
 from fedray.actors.server import RemoteServer
-from fedray.build import OpensCohort, OpensKeyHolder, open_federation
+from fedray.build import OpensCohort, open_federation
 from fedray.config import Experiment
 from fedray.config.learning import Bfv, Ckks, KeyHolderPlace
 from fedray.errors import FedrayError, ResourcesError, RunError
+from fedray.protecting import OpensKeyHolder
 from fedray.values import OwnerInfo, RoundRecord, Vector
 
 

@@ -7,8 +7,7 @@ its rows are read; ``open_federation`` at the server.
 from __future__ import annotations
 
 import math
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +20,10 @@ from fedray import data
 from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.config.fields import reference_name, resolve
-from fedray.errors import ConfigError, DataError, FedrayError, ModelError, ProtocolError
+from fedray.errors import ConfigError, DataError, FedrayError, ModelError
 from fedray.owners import Owner
-from fedray.protection.fixed_point import WEIGHT_BOUND, FixedPoint, power_of_two_from
-from fedray.protection.identity import Identity, Trust, key_file
-from fedray.protection.journal import Journal
-from fedray.protection.masked.graph import Rules
-from fedray.protection.masked.owner import MaskedSealer
-from fedray.protection.masked.server import MaskedProtection
-from fedray.protection.plain import PlainProtection, PlainSealer
-from fedray.protocols import Account, Cohort, KeyHolder, Protection, Sealer, Strategy, Task
+from fedray.protecting import OpensKeyHolder, check_protection, make_protection, make_sealer, open_here, weight_bound_of
+from fedray.protocols import Account, Cohort, Strategy, Task
 from fedray.rounds import Federation
 from fedray.selection import planned_rounds
 from fedray.strategies import FedAvg, FedProx
@@ -47,7 +40,6 @@ if TYPE_CHECKING:
 
 OpensOwner = Callable[[], Owner]
 OpensCohort = Callable[[Mapping[str, OpensOwner]], Cohort]
-OpensKeyHolder = Callable[[Callable[[], KeyHolder]], KeyHolder]
 
 
 def check(experiment: Experiment) -> None:
@@ -69,8 +61,7 @@ def check(experiment: Experiment) -> None:
             f"at most {len(names)}, the number of owners",
             "lower cohort.size",
         )
-    _check_owners(experiment, names)
-    _check_sums(experiment, len(names))
+    check_protection(experiment, names)
     schema = data.schema_of(experiment.data)
     if experiment.task is not None:
         return
@@ -105,12 +96,8 @@ def open_owner(experiment: Experiment, name: str, n_rounds: int, state_dir: Path
     elif experiment.task is None:
         _require_whole_batches(experiment, name, shard, schema)
     task = _any_task(experiment, schema, descent, device)
-    return Owner(name, shard, task, make_sealer(experiment, name, task, state_dir), experiment.seed, account)
-
-
-def open_here(open_key_holder: Callable[[], KeyHolder]) -> KeyHolder:
-    """A key holder in this process: for a debugger, and for tests."""
-    return open_key_holder()
+    sealer = make_sealer(experiment, name, len(task.initial(0)), state_dir)
+    return Owner(name, shard, task, sealer, experiment.seed, account)
 
 
 def open_federation(
@@ -138,8 +125,9 @@ def open_federation(
     cohort = open_cohort(openers)
     n_rows = {info.name: info.n_train for info in cohort.owners}
     try:
-        weight_bound = _weight_bound(experiment, n_rows)
-        protection = make_protection(experiment, task, weight_bound, open_key_holder, state_dir)
+        weight_bound = weight_bound_of(experiment, n_rows)
+        n_values = len(task.initial(0))
+        protection = make_protection(experiment, n_values, weight_bound, open_key_holder, state_dir)
     except FedrayError:
         cohort.close()
         raise
@@ -165,158 +153,6 @@ def make_strategy(experiment: Experiment) -> Strategy:
         "server_momentum": section.server_momentum,
     }
     return FedProx(mu=section.mu, **shared) if isinstance(section, config.FedProx) else FedAvg(**shared)
-
-
-def make_protection(
-    experiment: Experiment, task: Task, weight_bound: int, open_key_holder: OpensKeyHolder, state_dir: Path
-) -> Protection:
-    """The server's half of the protection that the experiment names, for one run.
-
-    Raises:
-        ConfigError: sums of this cohort do not fit.
-        ResourcesError: the key holder did not start.
-    """
-    section, fixed_point = experiment.protection, _fixed_point(experiment, task)
-    run = secrets.token_bytes(16)
-    match section:
-        case config.Masked():
-            return MaskedProtection(_rules(section), fixed_point, weight_bound, run, _enrolled(section))
-        case config.Ckks() | config.Bfv():
-            from fedray.protection.homomorphic.parameters import choose
-            from fedray.protection.homomorphic.server import HomomorphicProtection
-
-            key_holder = open_key_holder(partial(_key_holder, section, fixed_point, state_dir))
-            parameters, trust = choose(section.name, fixed_point), Trust(_enrolled(section))
-            return HomomorphicProtection(
-                parameters, fixed_point, weight_bound, run, section.min_owners, key_holder, trust
-            )
-        case config.Plain():
-            return PlainProtection(fixed_point, weight_bound)
-
-
-def make_sealer(experiment: Experiment, name: str, task: Task, state_dir: Path) -> Sealer:
-    """One owner's half of the protection that the experiment names.
-
-    Raises:
-        ConfigError: sums do not fit, or the owner's signing key or journal cannot be read.
-    """
-    section, fixed_point = experiment.protection, _fixed_point(experiment, task)
-    if isinstance(section, config.Plain):
-        return PlainSealer(fixed_point, experiment.seed)
-    trust = Trust(_enrolled(section))
-    identity = _identity(trust, name, state_dir)
-    journal = Journal(state_dir / "sealed_rounds.json")
-    if isinstance(section, config.Masked):
-        return MaskedSealer(name, identity, trust, _rules(section), fixed_point, experiment.seed, journal)
-    from fedray.protection.homomorphic.owner import HomomorphicSealer
-    from fedray.protection.homomorphic.parameters import choose
-
-    parameters = choose(section.name, fixed_point)
-    return HomomorphicSealer(
-        name, identity, trust, parameters, fixed_point, experiment.seed, section.min_owners, journal
-    )
-
-
-def _check_owners(experiment: Experiment, names: Sequence[str]) -> None:
-    """Find out whether the data has enough owners for the protection, and whether all are enrolled.
-
-    Raises:
-        ConfigError: it has not, or they are not.
-    """
-    section = experiment.protection
-    if isinstance(section, config.Plain):
-        return
-    if config.KEY_HOLDER in names:
-        raise ConfigError(f"an owner named {config.KEY_HOLDER!r}", "another name", "rename its file or column value")
-    fewest = _rules(section).min_owners if isinstance(section, config.Masked) else section.min_owners
-    most = experiment.most_in_a_round(len(names))
-    if isinstance(experiment.strategy, config.FedAvg):
-        most = round(most * (1 - experiment.stragglers.fraction))
-    if most < fewest:
-        raise ConfigError(
-            f"{most} owners under protection {section.name!r} in a round, those left out that are too slow",
-            f"at least {fewest}, so that a sum hides each of them",
-            "take more owners, or fewer slow ones, or let the server read updates with protection: plain",
-        )
-    parties = {*names, config.KEY_HOLDER} if isinstance(section, config.Ckks | config.Bfv) else set(names)
-    if section.identities and (missing := sorted(parties - set(section.identities))):
-        raise ConfigError(
-            f"protection.identities without {', '.join(missing[:5])}",
-            "a public key for every party, or for none",
-            "run fedray enrol NAME at each, and list what it prints",
-        )
-
-
-def _check_sums(experiment: Experiment, n_owners: int) -> None:
-    """Find out whether sums of the largest cohort fit the ring or the ciphertexts.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    section = experiment.protection
-    fixed_point = FixedPoint(1, experiment.most_in_a_round(n_owners), section.clip, section.precision)
-    if isinstance(section, config.Ckks | config.Bfv):
-        from fedray.protection.homomorphic.parameters import choose
-
-        choose(section.name, fixed_point)
-
-
-def _key_holder(section: config.Ckks | config.Bfv, fixed_point: FixedPoint, state_dir: Path) -> KeyHolder:
-    """The key holder's role, made where it will stay."""
-    from fedray.protection.homomorphic.key_holder import KeyHolderRole
-    from fedray.protection.homomorphic.parameters import choose
-
-    trust = Trust(_enrolled(section))
-    identity = _identity(trust, config.KEY_HOLDER, state_dir / "%key-holder")  # no owner's folder has such a name
-    parameters = choose(section.name, fixed_point)
-    return KeyHolderRole(identity, trust, parameters, fixed_point, section.min_owners, section.key_rounds)
-
-
-def _fixed_point(experiment: Experiment, task: Task) -> FixedPoint:
-    section = experiment.protection
-    n_owners = experiment.most_in_a_round(len(data.owner_names(experiment.data)))
-    return FixedPoint(len(task.initial(0)), n_owners, section.clip, section.precision)
-
-
-def _rules(section: config.Masked) -> Rules:
-    """A server that lies picks the cohort: it must not pick one that all but one of are corrupt."""
-    n_corrupt = math.ceil(section.corrupt * len(section.identities)) if section.server == "may_lie" else 0
-    return Rules(max(section.min_owners, n_corrupt + 2), section.server, section.corrupt, section.dropouts)
-
-
-def _enrolled(section: config.Masked | config.Ckks | config.Bfv) -> dict[str, bytes]:
-    return {name: bytes.fromhex(public) for name, public in section.identities.items()}
-
-
-def _identity(trust: Trust, name: str, state_dir: Path) -> Identity:
-    """The enrolled signing key, or one that lasts for the run."""
-    if not trust.is_enrolled:
-        return Identity.kept(state_dir / "identity.pem")
-    identity = Identity.read(key_file(name))
-    try:
-        trust.require(name, identity.public)
-    except ProtocolError:
-        raise ConfigError(
-            f"owner {name!r} signs with a key that is not the one under protection.identities",
-            "the enrolled key",
-            f"list {identity.public.hex()}, which fedray enrol {name} prints",
-        ) from None
-    return identity
-
-
-def _weight_bound(experiment: Experiment, n_rows: Mapping[str, int]) -> int:
-    """The power of two that no owner's weight passes; one where all weigh alike.
-
-    Raises:
-        ConfigError: a sum of weights would not fit.
-    """
-    if experiment.strategy.weighting == "uniform":
-        return 1
-    if (n_all := sum(n_rows.values())) > WEIGHT_BOUND:
-        raise ConfigError(
-            f"{n_all} training rows as weights", f"at most {WEIGHT_BOUND}", "use strategy.weighting: uniform"
-        )
-    return power_of_two_from(max(n_rows.values(), default=1))
 
 
 def _require_schema(name: str, shard: Shard, schema: Schema) -> None:

@@ -46,10 +46,24 @@ class Identity:
         return self._private.sign(canonical("fedray", purpose, *fields))
 
     def save(self) -> None:
-        """Write the key to its file, readable by its owner alone, if it is not there yet."""
+        """Write the key to its file, readable by its owner alone, if it is not there yet.
+
+        Raises:
+            ConfigError: it cannot be written there.
+        """
         path, self._path = self._path, None
         if path is None:
             return
+        try:
+            self._write(path)
+        except OSError as error:
+            raise ConfigError(
+                f"a signing key that cannot be written to {path} ({error.strerror})",
+                "a folder that you may write to",
+                "name another in FEDRAY_KEYS, or mend the permissions",
+            ) from None
+
+    def _write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         pem = self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         partial = path.with_suffix(f".{os.getpid()}.partial")

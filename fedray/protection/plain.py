@@ -50,6 +50,11 @@ class PlainCombiner:
         return b""
 
     def add(self, sealed: Sealed) -> None:
+        """Take one update into the sum.
+
+        Raises:
+            UpdateRefused: it cannot be a sealer's, or is of an owner that may not add to this sum.
+        """
         if sealed.owner not in self.owners or sealed.owner in self._added:
             raise UpdateRefused(f"an update of {sealed.owner}", "one of each owner that was asked", "check the owner")
         if self.n_added >= self._fixed_point.n_owners:
@@ -63,6 +68,11 @@ class PlainCombiner:
         return len(self._added)
 
     def open(self) -> Total:
+        """The sum, which the server could read all along.
+
+        Raises:
+            RoundAbandoned: there is no update, or the sum is none that honest owners can have made.
+        """
         if not self.n_added:
             raise RoundAbandoned("no update", "one at least", "see why owners sent none")
         try:
@@ -74,6 +84,7 @@ class PlainCombiner:
         return total
 
     def record(self) -> SumRecord:
+        """What is kept of this sum: that nothing hid it."""
         return SumRecord(
             protection="plain",
             outcome="opened" if self._is_opened else "abandoned" if self._reason else "empty",

@@ -1,31 +1,18 @@
-"""The server's end of one round's messages: encodes, counts bytes, and tells answers from what is none."""
+"""The server's line to owners, and to the key holder beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-from fedray.errors import ProtocolError
 from fedray.protection import wire
+from fedray.protection.line import Line
 from fedray.protocols import Ask, KeyHolder
-from fedray.values import Absent
-
-Lost = dict[str, str]
-"""Owner to the reason why it gave no answer."""
 
 
-class Line:
-    """Carries messages to owners and to the key holder.
-
-    Attributes:
-        bytes_up: received so far.
-        bytes_down: sent so far.
-    """
+class KeyHolderLine(Line):
+    """Carries messages to owners and to the key holder; counts both."""
 
     def __init__(self, ask: Ask, key_holder: KeyHolder) -> None:
-        self._ask = ask
+        super().__init__(ask)
         self._key_holder = key_holder
-        self.bytes_up = 0
-        self.bytes_down = 0
 
     def call_key_holder(self, message: wire.Message, answer: type[wire.M]) -> wire.M:
         """What the key holder answers.
@@ -38,29 +25,3 @@ class Line:
         received = self._key_holder.answer(sent)
         self.bytes_up += len(received)
         return wire.decode(received, answer)
-
-    def call_owners(
-        self, messages: Mapping[str, wire.Message], answer: type[wire.M], is_right: Callable[[wire.M], bool]
-    ) -> tuple[dict[str, wire.M], Lost]:
-        """The right answers of owners, and why others have none."""
-        sent = {owner: wire.encode(message) for owner, message in messages.items()}
-        self.bytes_down += sum(map(len, sent.values()))
-        received = self._ask(sent)
-        answers: dict[str, wire.M] = {}
-        lost: Lost = {}
-        for owner in sent:
-            got = received.get(owner)
-            if got is None or isinstance(got, Absent):
-                lost[owner] = got.reason if got else "it gave no answer"
-                continue
-            self.bytes_up += len(got)
-            try:
-                decoded = wire.decode(got, answer)
-            except ProtocolError as error:
-                lost[owner] = error.found
-                continue
-            if is_right(decoded):
-                answers[owner] = decoded
-            else:
-                lost[owner] = f"its {answer.__name__} is for something else"
-        return answers, lost

@@ -17,7 +17,7 @@ from fedray.errors import ProtocolError, RoundAbandoned, UpdateRefused
 from fedray.protection import wire
 from fedray.protection.fixed_point import FixedPoint, Signed
 from fedray.protection.homomorphic import probe
-from fedray.protection.homomorphic.line import Line, Lost
+from fedray.protection.homomorphic.line import KeyHolderLine
 from fedray.protection.homomorphic.manifest import require_for
 from fedray.protection.homomorphic.messages import (
     Answer,
@@ -36,6 +36,7 @@ from fedray.protection.homomorphic.parameters import Parameters
 from fedray.protection.homomorphic.spool import Spool
 from fedray.protection.homomorphic.words import Packing
 from fedray.protection.identity import Trust
+from fedray.protection.line import Lost
 from fedray.protocols import Ask, KeyHolder
 from fedray.values import Payload, Sealed, SumOutcome, SumRecord, Total
 
@@ -57,7 +58,7 @@ class _Rules:
 class HomomorphicCombiner:
     """One round's sum. Made by ``HomomorphicProtection``, once owners have answered ``Prepare``."""
 
-    def __init__(self, rules: _Rules, place: Place, line: Line, owners: Sequence[str], lost: Lost) -> None:
+    def __init__(self, rules: _Rules, place: Place, line: KeyHolderLine, owners: Sequence[str], lost: Lost) -> None:
         self.owners = sorted(owners)
         self.lost: Mapping[str, str] = lost
         self._rules = rules
@@ -79,6 +80,11 @@ class HomomorphicCombiner:
         return b""
 
     def add(self, sealed: Sealed) -> None:
+        """Take one ciphertext into the sum, and its owner's signed word on it into the manifest.
+
+        Raises:
+            UpdateRefused: misshapen, not signed, or of an owner that may not add to this sum.
+        """
         try:
             entry = self._entry(sealed)
         except ProtocolError as error:
@@ -108,6 +114,7 @@ class HomomorphicCombiner:
         return total
 
     def record(self) -> SumRecord:
+        """What is kept of this sum; its threshold is everyone in it, for all must answer the probe."""
         rules = self._rules
         return SumRecord(
             protection=rules.parameters.scheme,
@@ -159,9 +166,11 @@ class HomomorphicCombiner:
     def _answers(self, challenge: Challenge) -> bytes | None:
         """The sum of all owners' answers; None where some are lost, who then are no longer in the sum."""
         place = self._place
-        is_right = (place.run, place.round, challenge.attempt).__eq__
+        expected = (place.run, place.round, challenge.attempt)
         answers, lost = self._line.call_owners(
-            dict.fromkeys(self._entries, challenge), Answer, lambda one: is_right((one.run, one.round, one.attempt))
+            dict.fromkeys(self._entries, challenge),
+            Answer,
+            lambda _, one: (one.run, one.round, one.attempt) == expected,
         )
         for owner, reason in lost.items():
             self._take_out(owner, reason)
@@ -215,7 +224,7 @@ class HomomorphicProtection:
 
     def combiner(self, round: int, owners: Sequence[str], ask: Ask) -> HomomorphicCombiner:
         """Ask for the round's key, and have owners prepare. All are lost where the key holder refuses."""
-        line = Line(ask, self._key_holder)
+        line = KeyHolderLine(ask, self._key_holder)
         try:
             context = line.call_key_holder(ContextAsked(self._run, round), Context)
         except ProtocolError as error:
@@ -223,7 +232,7 @@ class HomomorphicProtection:
             return HomomorphicCombiner(self._rules, Place(self._run, round, b""), line, [], lost)
         place = Place(self._run, round, context.key_id)
         messages = {owner: self._prepare(owner, place, context) for owner in owners}
-        ready, lost = line.call_owners(messages, Ready, lambda one: Place(one.run, one.round, one.key_id) == place)
+        ready, lost = line.call_owners(messages, Ready, lambda _, one: Place(one.run, one.round, one.key_id) == place)
         self._key_of.update(dict.fromkeys(ready, context.key_id))
         for owner in lost:
             self._key_of.pop(owner, None)

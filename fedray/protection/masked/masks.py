@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
@@ -97,14 +97,14 @@ class Masking:
 
     __slots__ = ("_apply", "_encryptor")
 
-    def __init__(self, encryptor: object, apply: np.ufunc) -> None:
+    def __init__(self, encryptor: CipherContext, apply: np.ufunc) -> None:
         self._encryptor = encryptor
         self._apply = apply
 
     def apply(self, piece: Payload, scratch: NDArray[np.uint8]) -> None:
         """Mask the next piece in place; ``scratch`` holds at least its bytes."""
         n_bytes = piece.nbytes
-        self._encryptor.update_into(_ZEROS if n_bytes == len(_ZEROS) else _ZEROS[:n_bytes], scratch.data[:n_bytes])  # type: ignore[attr-defined]
+        self._encryptor.update_into(_ZEROS if n_bytes == len(_ZEROS) else _ZEROS[:n_bytes], scratch.data[:n_bytes])
         self._apply(piece, scratch[:n_bytes].view(piece.dtype), out=piece)
 
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from fedray.errors import ProtocolError, RoundAbandoned, UpdateRefused
 from fedray.protection.fixed_point import FixedPoint
 from fedray.protection.identity import Trust
+from fedray.protection.line import Line, Lost
 from fedray.protection.masked import masks, shamir
 from fedray.protection.masked.graph import Graph, Rules
 from fedray.protection.masked.masks import Mask
@@ -36,9 +37,9 @@ from fedray.protection.masked.messages import (
     Shared,
 )
 from fedray.protection.masked.owner import commitment, is_keys_signed
-from fedray.protection.wire import Message, decode, encode
+from fedray.protection.wire import Message, encode
 from fedray.protocols import Ask
-from fedray.values import Absent, Sealed, SumRecord, Total
+from fedray.values import Sealed, SumRecord, Total
 
 MOST_CHOICES = 1000
 """Sets of shares that are tried for one secret."""
@@ -74,38 +75,19 @@ class MaskedProtection:
         return combiner
 
 
-class Talk:
-    """One round's exchanges, with a count of bytes and of who passed each stage."""
+class Talk(Line):
+    """One round's exchanges with its owners."""
 
     def __init__(self, run: bytes, round: int, ask: Ask) -> None:
+        super().__init__(ask)
         self.run = run
         self.round = round
-        self.bytes_up = 0
-        self.bytes_down = 0
-        self._ask = ask
 
-    def exchange(self, messages: Mapping[str, Message], expected: type[M], lost: dict[str, str]) -> dict[str, M]:
-        """Answers of the expected type from the owners that they are from; ``lost`` gets a reason for each other."""
-        outgoing = {name: encode(message) for name, message in messages.items()}
-        self.bytes_down += sum(map(len, outgoing.values()))
-        found: dict[str, M] = {}
-        for name, answer in self._ask(outgoing).items():
-            if isinstance(answer, Absent):
-                lost[name] = answer.reason
-                continue
-            self.bytes_up += len(answer)
-            try:
-                found[name] = self._checked(name, decode(answer, expected))
-            except ProtocolError as error:
-                lost[name] = error.found
-        for name in set(messages) - set(found) - set(lost):
-            lost[name] = "no answer"
-        return found
-
-    def _checked(self, name: str, answer: M) -> M:
-        if (answer.run, answer.round, answer.owner) != (self.run, self.round, name):
-            raise ProtocolError("an answer to another question", f"{name}'s, for round {self.round}", "check the owner")
-        return answer
+    def exchange(self, messages: Mapping[str, Message], expected: type[M]) -> tuple[dict[str, M], Lost]:
+        """Answers of this round from the owners that they are from, and why others have none."""
+        return self.call_owners(
+            messages, expected, lambda owner, one: (one.run, one.round, one.owner) == (self.run, self.round, owner)
+        )
 
 
 class MaskedCombiner:
@@ -146,10 +128,16 @@ class MaskedCombiner:
 
     def _advertise(self, asked: Sequence[str]) -> dict[str, Keys]:
         invite = Invite(self._talk.run, self._talk.round)
-        answers = self._talk.exchange(dict.fromkeys(asked, invite), Keys, self.lost)
+        answers = self._answers(dict.fromkeys(asked, invite), Keys)
         true = {name: keys for name, keys in answers.items() if self._is_true(keys)}
         uses = Counter(key for keys in true.values() for key in (keys.channel, keys.mask))
         return self._passed("keys", {name: keys for name, keys in true.items() if self._is_fit(keys, uses)})
+
+    def _answers(self, messages: Mapping[str, Message], expected: type[M]) -> dict[str, M]:
+        """Answers of a stage of preparation; whoever gives none may not add an update."""
+        answers, lost = self._talk.exchange(messages, expected)
+        self.lost |= lost
+        return answers
 
     def _is_true(self, keys: Keys) -> bool:
         """Whether keys are those of the owner that they say."""
@@ -184,7 +172,7 @@ class MaskedCombiner:
             )
             for name in names
         }
-        answers = self._talk.exchange(lists, Shared, self.lost)
+        answers = self._answers(lists, Shared)
         whole = {name: shared for name, shared in answers.items() if self._is_whole(shared)}
         self._commitments = {name: shared.commitment for name, shared in whole.items()}
         return self._passed("shares", whole)
@@ -205,7 +193,7 @@ class MaskedCombiner:
             )
             for name in shared
         }
-        receipts = self._talk.exchange(deliveries, Receipt, self.lost)
+        receipts = self._answers(deliveries, Receipt)
         complaints = Counter(name for receipt in receipts.values() for name in set(receipt.unreadable))
         for name in [name for name in receipts if self._is_suspect(name, complaints[name])]:
             self.lost[name] = f"{complaints[name]} owners could not open its shares"
@@ -219,6 +207,11 @@ class MaskedCombiner:
         return encode(Briefing(self._talk.run, self._talk.round, self.owners))
 
     def add(self, sealed: Sealed) -> None:
+        """Take one masked update into the sum.
+
+        Raises:
+            UpdateRefused: of another ring or length, or of an owner that may not add to this sum.
+        """
         if sealed.owner not in self.owners or sealed.owner in self._alive:
             raise UpdateRefused(f"an update of {sealed.owner}", "one of each owner that shared keys", "check the owner")
         self._fixed_point.check(sealed.payload)
@@ -251,9 +244,8 @@ class MaskedCombiner:
     def _unmask(self, alive: list[str]) -> dict[str, Revealed]:
         """Have the survivors agree on who is alive, and reveal one share for each."""
         self._require_enough(alive)
-        lost: dict[str, str] = {}
         asked = Alive(self._talk.run, self._talk.round, alive)
-        signed = self._talk.exchange(dict.fromkeys(alive, asked), AliveSigned, lost)
+        signed, _ = self._talk.exchange(dict.fromkeys(alive, asked), AliveSigned)
         self._stages["signed"] = len(signed)
         self._require_holders(signed, self.owners)
         reveals = {
@@ -264,7 +256,7 @@ class MaskedCombiner:
             )
             for name in signed
         }
-        revealed = self._talk.exchange(reveals, Revealed, lost)
+        revealed, _ = self._talk.exchange(reveals, Revealed)
         self._stages["revealed"] = len(revealed)
         return revealed
 
@@ -343,6 +335,7 @@ class MaskedCombiner:
         self._abandoned, self.owners = error, []
 
     def record(self) -> SumRecord:
+        """What is kept of this sum: who passed which stage, and what it took to open it."""
         return SumRecord(
             protection="masked",
             outcome="opened" if self._is_opened else "abandoned" if self._abandoned else "empty",

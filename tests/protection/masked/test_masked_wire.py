@@ -466,7 +466,7 @@ def test_a_server_whom_nobody_answers_abandons_the_round(answer: bytes | Absent,
     with pytest.raises(RoundAbandoned):
         combiner.open()
     silent = toy.protection.combiner(2, ALL, lambda messages: {})
-    assert set(silent.lost.values()) == {"no answer"}
+    assert set(silent.lost.values()) == {"it gave no answer"}
     with pytest.raises(RoundAbandoned):
         silent.open()
 

@@ -1,0 +1,184 @@
+"""From an experiment to the halves of its protection. Each function runs where its half will live.
+
+The homomorphic roles bring TenSEAL, so they are imported where they are made.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from fedray import data
+from fedray.config import Experiment
+from fedray.config import learning as config
+from fedray.errors import ConfigError, ProtocolError
+from fedray.protection.fixed_point import WEIGHT_BOUND, FixedPoint, power_of_two_from
+from fedray.protection.homomorphic.parameters import choose
+from fedray.protection.identity import Identity, Trust, key_file
+from fedray.protection.journal import Journal
+from fedray.protection.masked.graph import Rules
+from fedray.protection.masked.owner import MaskedSealer
+from fedray.protection.masked.server import MaskedProtection
+from fedray.protection.plain import PlainProtection, PlainSealer
+from fedray.protocols import KeyHolder, Protection, Sealer
+
+OpensKeyHolder = Callable[[Callable[[], KeyHolder]], KeyHolder]
+
+
+def open_here(open_key_holder: Callable[[], KeyHolder]) -> KeyHolder:
+    """A key holder in this process: for a debugger, and for tests."""
+    return open_key_holder()
+
+
+def make_protection(
+    experiment: Experiment, n_values: int, weight_bound: int, open_key_holder: OpensKeyHolder, state_dir: Path
+) -> Protection:
+    """The server's half of the protection that the experiment names, for one run.
+
+    Raises:
+        ConfigError: sums of this cohort do not fit.
+        ResourcesError: the key holder did not start.
+    """
+    section, fixed_point = experiment.protection, _fixed_point(experiment, n_values)
+    run = secrets.token_bytes(16)
+    match section:
+        case config.Masked():
+            return MaskedProtection(_rules(section), fixed_point, weight_bound, run, _enrolled(section))
+        case config.Ckks() | config.Bfv():
+            from fedray.protection.homomorphic.server import HomomorphicProtection
+
+            key_holder = open_key_holder(partial(_key_holder, section, fixed_point, state_dir))
+            parameters, trust = choose(section.name, fixed_point), Trust(_enrolled(section))
+            return HomomorphicProtection(
+                parameters, fixed_point, weight_bound, run, section.min_owners, key_holder, trust
+            )
+        case config.Plain():
+            return PlainProtection(fixed_point, weight_bound)
+
+
+def make_sealer(experiment: Experiment, name: str, n_values: int, state_dir: Path) -> Sealer:
+    """One owner's half of the protection that the experiment names.
+
+    Raises:
+        ConfigError: sums do not fit, or the owner's signing key or journal cannot be read.
+    """
+    section, fixed_point = experiment.protection, _fixed_point(experiment, n_values)
+    if isinstance(section, config.Plain):
+        return PlainSealer(fixed_point, experiment.seed)
+    trust = Trust(_enrolled(section))
+    identity = _identity(trust, name, state_dir)
+    journal = Journal(state_dir / "sealed_rounds.json")
+    if isinstance(section, config.Masked):
+        return MaskedSealer(name, identity, trust, _rules(section), fixed_point, experiment.seed, journal)
+    from fedray.protection.homomorphic.owner import HomomorphicSealer
+
+    parameters = choose(section.name, fixed_point)
+    return HomomorphicSealer(
+        name, identity, trust, parameters, fixed_point, experiment.seed, section.min_owners, journal
+    )
+
+
+def check_protection(experiment: Experiment, names: Sequence[str]) -> None:
+    """Find what can be found of the protection before any actor starts.
+
+    Raises:
+        ConfigError: too few owners, a party that is not enrolled, or sums that do not fit.
+    """
+    _check_owners(experiment, names)
+    fixed_point = _fixed_point(experiment, n_values=1)
+    if isinstance(experiment.protection, config.Ckks | config.Bfv):
+        choose(experiment.protection.name, fixed_point)
+
+
+def _check_owners(experiment: Experiment, names: Sequence[str]) -> None:
+    """Find out whether the data has enough owners for the protection, and whether all are enrolled.
+
+    Raises:
+        ConfigError: it has not, or they are not.
+    """
+    section = experiment.protection
+    if isinstance(section, config.Plain):
+        return
+    if config.KEY_HOLDER in names:
+        raise ConfigError(f"an owner named {config.KEY_HOLDER!r}", "another name", "rename its file or column value")
+    fewest = _rules(section).min_owners if isinstance(section, config.Masked) else section.min_owners
+    most = experiment.most_in_a_round(len(names))
+    if isinstance(experiment.strategy, config.FedAvg):  # it has no use for what slow owners manage
+        most = round(most * (1 - experiment.stragglers.fraction))
+    if most < fewest:
+        raise ConfigError(
+            f"{most} owners under protection {section.name!r} in a round" + _without_slow(experiment),
+            f"at least {fewest}, so that a sum hides each of them",
+            "take more owners, or fewer slow ones, or let the server read updates with protection: plain",
+        )
+    parties = {*names, config.KEY_HOLDER} if isinstance(section, config.Ckks | config.Bfv) else set(names)
+    if section.identities and (missing := sorted(parties - set(section.identities))):
+        raise ConfigError(
+            f"protection.identities without {', '.join(missing[:5])}",
+            "a public key for every party, or for none",
+            "run fedray enrol NAME at each, and list what it prints",
+        )
+
+
+def _without_slow(experiment: Experiment) -> str:
+    return ", without those that are too slow" if experiment.stragglers.fraction else ""
+
+
+def _key_holder(section: config.Ckks | config.Bfv, fixed_point: FixedPoint, state_dir: Path) -> KeyHolder:
+    """The key holder's role, made where it will stay."""
+    from fedray.protection.homomorphic.key_holder import KeyHolderRole
+
+    trust = Trust(_enrolled(section))
+    identity = _identity(trust, config.KEY_HOLDER, state_dir / "%key-holder")  # no owner's folder has such a name
+    parameters = choose(section.name, fixed_point)
+    return KeyHolderRole(identity, trust, parameters, fixed_point, section.min_owners, section.key_rounds)
+
+
+def _fixed_point(experiment: Experiment, n_values: int) -> FixedPoint:
+    section = experiment.protection
+    n_owners = experiment.most_in_a_round(len(data.owner_names(experiment.data)))
+    return FixedPoint(n_values, n_owners, section.clip, section.precision)
+
+
+def _rules(section: config.Masked) -> Rules:
+    """A server that lies picks the cohort: it must not pick one that all but one of are corrupt."""
+    n_corrupt = math.ceil(section.corrupt * len(section.identities)) if section.server == "may_lie" else 0
+    return Rules(max(section.min_owners, n_corrupt + 2), section.server, section.corrupt, section.dropouts)
+
+
+def _enrolled(section: config.Masked | config.Ckks | config.Bfv) -> dict[str, bytes]:
+    return {name: bytes.fromhex(public) for name, public in section.identities.items()}
+
+
+def _identity(trust: Trust, name: str, state_dir: Path) -> Identity:
+    """The enrolled signing key, or one that lasts for the run."""
+    if not trust.is_enrolled:
+        return Identity.kept(state_dir / "identity.pem")
+    identity = Identity.read(key_file(name))
+    try:
+        trust.require(name, identity.public)
+    except ProtocolError:
+        raise ConfigError(
+            f"owner {name!r} signs with a key that is not the one under protection.identities",
+            "the enrolled key",
+            f"list {identity.public.hex()}, which fedray enrol {name} prints",
+        ) from None
+    return identity
+
+
+def weight_bound_of(experiment: Experiment, n_rows: Mapping[str, int]) -> int:
+    """The power of two that no owner's weight passes; one where all weigh alike.
+
+    Raises:
+        ConfigError: a sum of weights would not fit.
+    """
+    if experiment.strategy.weighting == "uniform":
+        return 1
+    if (n_all := sum(n_rows.values())) > WEIGHT_BOUND:
+        raise ConfigError(
+            f"{n_all} training rows as weights", f"at most {WEIGHT_BOUND}", "use strategy.weighting: uniform"
+        )
+    return power_of_two_from(max(n_rows.values(), default=1))
