@@ -43,6 +43,10 @@ class ServerActor:
         """The global model, shape ``(n_values,)``."""
         return self._started.vector
 
+    def is_exhausted(self) -> bool:
+        """Whether the run ended early, since too few owners have a budget left."""
+        return self._started.is_exhausted
+
     @property
     def _started(self) -> Server:
         assert self._server is not None, "start comes first"

@@ -136,6 +136,10 @@ class RayServer:
         vector: Vector = _get(self._server.vector.remote())
         return vector
 
+    def is_exhausted(self) -> bool:
+        """Whether the run ended early, since too few owners have a budget left."""
+        return bool(_get(self._server.is_exhausted.remote()))
+
     def close(self) -> None:
         """End the server, and with it the owners' actors, which are its children."""
         ray.kill(self._server)

@@ -7,7 +7,9 @@ its rows are read; ``open_federation`` at the server.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +18,26 @@ from urllib.parse import quote
 import torch
 from torch import nn
 
-from fedray import data
+from fedray import bounding, data
 from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.config.fields import reference_name, resolve
+from fedray.config.privacy import ExamplePrivacy, NoPrivacy, OwnerLevel
 from fedray.errors import ConfigError, DataError, FedrayError, ModelError
-from fedray.owners import Owner
-from fedray.protecting import OpensKeyHolder, check_protection, make_protection, make_sealer, open_here, weight_bound_of
-from fedray.protocols import Account, Cohort, Strategy, Task
+from fedray.owners import NoisyTally, Owner
+from fedray.protecting import (
+    OpensKeyHolder,
+    check_protection,
+    make_protection,
+    make_sealer,
+    open_here,
+    rounding_of,
+    weight_bound_of,
+)
+from fedray.protocols import Cohort, Contribution, Strategy, Task
 from fedray.rounds import Federation
 from fedray.selection import planned_rounds
+from fedray.spending import WorstSpent
 from fedray.strategies import FedAvg, FedProx
 from fedray.tasks.descent import Descent, ShuffledDescent, count_steps
 from fedray.tasks.losses import LOSSES, METRICS, SINGLE_OUTPUT, Loss, Metric
@@ -35,8 +47,9 @@ from fedray.values import Schema, Shard, Spent, Vector
 from fedray.vectors import Layout
 
 if TYPE_CHECKING:
-    from fedray.privacy.account import PrivacyAccount
-    from fedray.privacy.dp_sgd import DpSgdPlan, PrivateDescent
+    from fedray.privacy.account import Account
+    from fedray.privacy.dp_sgd import DpSgdPlan
+    from fedray.privacy.events import Charge, Unit
 
 OpensOwner = Callable[[], Owner]
 OpensCohort = Callable[[Mapping[str, OpensOwner]], Cohort]
@@ -63,24 +76,47 @@ def check(experiment: Experiment) -> None:
         )
     check_protection(experiment, names)
     schema = data.schema_of(experiment.data)
+    if isinstance(experiment.privacy, OwnerLevel):
+        _check_owner_level(experiment, schema)
     if experiment.task is not None:
         return
     task = make_task(experiment, schema, ShuffledDescent(experiment.train.batch_size))
     task.check(schema)
-    if isinstance(experiment.privacy, config.ExamplePrivacy):
+    if isinstance(experiment.privacy, ExamplePrivacy):
         from fedray.privacy.dp_sgd import check_private
 
         check_private(_module(experiment, schema), _loss(experiment), schema)
 
 
-def open_owner(experiment: Experiment, name: str, n_rounds: int, state_dir: Path) -> Owner:
-    """Open one owner where it lives: read its shard, calibrate its noise, build its task.
+def _check_owner_level(experiment: Experiment, schema: Schema) -> None:
+    """Find out whether the noise can be had, and whether anything would tell how good the model is.
+
+    Raises:
+        ConfigError: it cannot, or nothing would.
+    """
+    task = _any_task(experiment, schema, ShuffledDescent(experiment.train.batch_size))
+    bounding.parts_of(experiment, len(task.initial(0)))
+    if experiment.evaluation.noise_multiplier is None and data.central_test(experiment.data) is None:
+        raise ConfigError(
+            f"privacy {experiment.privacy.name!r} with nothing to evaluate on: owners' own figures would be released "
+            "without noise",
+            "noised figures of owners, or rows of the server's own",
+            "give evaluation.noise_multiplier, e.g. a tenth of the owners a round, or data.central_test",
+        )
+
+
+def open_owner(
+    experiment: Experiment, name: str, n_rounds: int, state_dir: Path, run: str, shared_ledger: Path | None = None
+) -> Owner:
+    """Open one owner where it lives: read its shard and its ledger, calibrate its noise, build its task.
 
     Args:
         experiment: the experiment.
         name: the owner's name.
         n_rounds: rounds that it is planned to take part in.
         state_dir: where it keeps what must outlive its process.
+        run: names the run in the owner's ledger.
+        shared_ledger: one ledger file for all owners of a simulation.
 
     Raises:
         ConfigError, DataError, ModelError: see ``fedray.errors``.
@@ -89,15 +125,17 @@ def open_owner(experiment: Experiment, name: str, n_rounds: int, state_dir: Path
     shard = data.open_shard(experiment.data, name)
     _require_schema(name, shard, schema)
     device = "cuda" if experiment.gpus_of(name) and torch.cuda.is_available() else "cpu"
-    descent: Descent = ShuffledDescent(experiment.train.batch_size)
-    account: Account | None = None
-    if isinstance(experiment.privacy, config.ExamplePrivacy):
-        descent, account = _private(experiment, experiment.privacy, name, shard, n_rounds, state_dir)
-    elif experiment.task is None:
+    private = _Private(ShuffledDescent(experiment.train.batch_size))
+    if not isinstance(experiment.privacy, NoPrivacy):
+        account = _account(experiment, name, state_dir, run, shared_ledger)
+        private = _private(experiment, name, len(shard.train), n_rounds, account)
+    if experiment.task is None and not isinstance(experiment.privacy, ExamplePrivacy):
         _require_whole_batches(experiment, name, shard, schema)
-    task = _any_task(experiment, schema, descent, device)
-    sealer = make_sealer(experiment, name, len(task.initial(0)), state_dir)
-    return Owner(name, shard, task, sealer, experiment.seed, account)
+    task = _any_task(experiment, schema, private.descent, device)
+    n_values = len(task.initial(0))
+    contribution = private.contribution(n_values) if private.contribution else None
+    sealer = make_sealer(experiment, name, n_values, state_dir)
+    return Owner(name, shard, task, sealer, experiment.seed, private.account, contribution, private.noisy)
 
 
 def open_federation(
@@ -105,6 +143,7 @@ def open_federation(
     open_cohort: OpensCohort,
     state_dir: Path,
     open_key_holder: OpensKeyHolder = open_here,
+    shared_ledger: Path | None = None,
 ) -> Federation:
     """All parts of a run, at the server.
 
@@ -113,13 +152,18 @@ def open_federation(
         open_cohort: opens owners where they live.
         state_dir: where owners and key holder keep what must outlive them.
         open_key_holder: has a key holder opened where it lives.
+        shared_ledger: one ledger file for all owners of a simulation; a file an owner when left out.
 
     Raises:
         ConfigError, DataError, ModelError, ResourcesError: see ``fedray.errors``.
     """
     names = data.owner_names(experiment.data)
     planned = planned_rounds(experiment.cohort, names, experiment.seed, experiment.rounds)
-    openers = {name: partial(open_owner, experiment, name, planned[name], state_dir / _folder(name)) for name in names}
+    run = _run_id(state_dir)
+    openers = {
+        name: partial(open_owner, experiment, name, planned[name], state_dir / _folder(name), run, shared_ledger)
+        for name in names
+    }
     descent = ShuffledDescent(experiment.train.batch_size)
     task = _any_task(experiment, data.schema_of(experiment.data), descent)
     cohort = open_cohort(openers)
@@ -128,6 +172,7 @@ def open_federation(
         weight_bound = weight_bound_of(experiment, n_rows)
         n_values = len(task.initial(0))
         protection = make_protection(experiment, n_values, weight_bound, open_key_holder, state_dir)
+        mechanism = bounding.make_mechanism(experiment, n_values, n_rows, rounding_of(experiment, n_values))
     except FedrayError:
         cohort.close()
         raise
@@ -136,10 +181,13 @@ def open_federation(
         task=task,
         strategy=make_strategy(experiment),
         protection=protection,
+        mechanism=mechanism,
         cohort=cohort,
         central_test=data.central_test(experiment.data),
         weight_bound=weight_bound,
-        worst_spent=_worst_spent(experiment, n_rows, planned),
+        cohort_seed=bounding.cohort_seed(experiment, n_values),
+        evaluates_owners=not isinstance(experiment.privacy, OwnerLevel),
+        worst_spent=_worst_spent(experiment, n_values, n_rows, planned),
     )
 
 
@@ -222,7 +270,7 @@ def _require_whole_batches(experiment: Experiment, name: str, shard: Shard, sche
 
 def _module(experiment: Experiment, schema: Schema) -> nn.Module:
     module = build_module(experiment.model, schema, _n_outputs(experiment, schema))
-    if isinstance(experiment.privacy, config.ExamplePrivacy):
+    if isinstance(experiment.privacy, ExamplePrivacy):
         from fedray.privacy.dp_sgd import make_private
 
         return make_private(module)
@@ -260,19 +308,40 @@ def _optimizer(section: config.Optimizer) -> Callable[..., torch.optim.Optimizer
     return partial(torch.optim.SGD, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
 
 
-def _private(
-    experiment: Experiment,
-    privacy: config.ExamplePrivacy,
-    name: str,
-    shard: Shard,
-    n_rounds: int,
-    state_dir: Path,
-) -> tuple[PrivateDescent, PrivacyAccount]:
-    """The owner's private descent and its account."""
-    from fedray.privacy.account import PrivacyAccount
+@dataclass(frozen=True)
+class _Private:
+    """What makes one owner private, before its model is there."""
+
+    descent: Descent
+    account: Account | None = None
+    contribution: Callable[[int], Contribution] | None = None
+    noisy: NoisyTally | None = None
+
+
+def _account(experiment: Experiment, name: str, state_dir: Path, run: str, shared_ledger: Path | None) -> Account:
+    """One run's account on the ledger that the owner has opened on its machine, or else on one of the run's."""
+    from fedray.privacy.account import Account
+    from fedray.privacy.ledger import Ledger, own_ledger
+    from fedray.privacy.ledger_file import LedgerFile
+
+    privacy = experiment.privacy
+    assert not isinstance(privacy, NoPrivacy)
+    ledger = own_ledger(name)
+    if ledger is None and shared_ledger is not None:
+        ledger = Ledger(LedgerFile(shared_ledger, "process"), name)
+    elif ledger is None:
+        ledger = Ledger(LedgerFile(state_dir / "ledger.jsonl", "power"), name)
+    unit: Unit = "example" if isinstance(privacy, ExamplePrivacy) else "owner"
+    return Account(ledger, run, experiment.name, unit, privacy.delta, privacy.epsilon)
+
+
+def _private(experiment: Experiment, name: str, n_rows: int, n_rounds: int, account: Account) -> _Private:
+    privacy = experiment.privacy
+    if not isinstance(privacy, ExamplePrivacy):
+        contribution = partial(bounding.make_contribution, experiment, account=account)
+        return _Private(ShuffledDescent(experiment.train.batch_size), contribution=contribution)
     from fedray.privacy.dp_sgd import PrivateDescent
 
-    n_rows = len(shard.train)
     if privacy.delta * n_rows >= 1:
         raise ConfigError(
             f"privacy.delta {privacy.delta} for owner {name!r} with {n_rows} training rows",
@@ -280,11 +349,21 @@ def _private(
             "lower privacy.delta: at this value, publishing a random row would satisfy it",
         )
     plan = _dp_plan(experiment, privacy, n_rows, n_rounds)
-    account = PrivacyAccount(state_dir / "account.jsonl", privacy.delta, privacy.epsilon)
-    return PrivateDescent(plan, account, privacy.unsafe_replay_seed), account
+    descent = PrivateDescent(plan, account, privacy.unsafe_replay_seed)
+    return _Private(descent, account, noisy=_noisy(experiment, privacy, name, account))
 
 
-def _dp_plan(experiment: Experiment, privacy: config.ExamplePrivacy, n_rows: int, n_rounds: int) -> DpSgdPlan:
+def _noisy(experiment: Experiment, privacy: ExamplePrivacy, name: str, account: Account) -> NoisyTally | None:
+    noise = experiment.evaluation.noise_multiplier
+    if noise is None:
+        return None
+    from fedray.privacy import noisy_tally
+
+    draw = bounding.secret_normals(privacy.unsafe_replay_seed, "evaluate", name)
+    return noisy_tally.NoisyTally(experiment.metric_names, noise, account, draw)
+
+
+def _dp_plan(experiment: Experiment, privacy: ExamplePrivacy, n_rows: int, n_rounds: int) -> DpSgdPlan:
     from fedray.privacy.dp_sgd import DpSgdPlan
 
     if privacy.epsilon is not None:
@@ -296,26 +375,52 @@ def _dp_plan(experiment: Experiment, privacy: config.ExamplePrivacy, n_rows: int
             clip=privacy.clip,
             work=experiment.work,
             n_rounds=n_rounds,
+            besides=_evaluations(experiment, experiment.rounds),
         )
     assert privacy.noise_multiplier is not None
     return DpSgdPlan(n_rows, experiment.train.batch_size, privacy.clip, privacy.noise_multiplier)
 
 
+def _evaluations(experiment: Experiment, n_rounds: int) -> tuple[Charge, ...]:
+    """What the noised evaluations of so many rounds cost each owner."""
+    noise = experiment.evaluation.noise_multiplier
+    if noise is None:
+        return ()
+    from fedray.privacy.events import Charge
+    from fedray.privacy.noisy_tally import event
+
+    is_last = n_rounds == experiment.rounds and n_rounds % experiment.evaluation.every > 0
+    n_taken = n_rounds // experiment.evaluation.every + is_last
+    return (Charge(event(noise, len(experiment.metric_names)), n_taken),)
+
+
 def _worst_spent(
-    experiment: Experiment, n_rows: Mapping[str, int], planned: Mapping[str, int]
-) -> Callable[[str, int], Spent] | None:
-    """What an owner has spent that did all the work of so many rounds; nothing for none."""
+    experiment: Experiment, n_values: int, n_rows: Mapping[str, int], planned: Mapping[str, int]
+) -> WorstSpent | None:
+    """What an owner has spent that did all the work that it was asked."""
     privacy = experiment.privacy
-    if not isinstance(privacy, config.ExamplePrivacy):
+    if isinstance(privacy, OwnerLevel):
+        of_owners = bounding.worst_spent(experiment, n_values)
+        return lambda _, n_rounds, n_parts: of_owners(n_rounds, n_parts)
+    if not isinstance(privacy, ExamplePrivacy):
         return None
 
-    def worst(name: str, n_rounds: int) -> Spent:
-        if n_rounds == 0:
-            return Spent(0.0, 0.0, privacy.delta)
-        from fedray.privacy.accounting import Release, spent
+    def worst(name: str, n_rounds: int, n_parts: int) -> Spent:
+        from fedray.privacy.accounting import spent
 
-        plan = _dp_plan(experiment, privacy, n_rows[name], planned[name])
-        n_steps = n_rounds * count_steps(experiment.work, plan.n_rows, plan.batch_size)
-        return spent([Release(plan.sample_rate, plan.noise_multiplier, n_steps)], privacy.delta)
+        charges = _evaluations(experiment, n_rounds)
+        if n_parts:
+            plan = _dp_plan(experiment, privacy, n_rows[name], planned[name])
+            charges = (*charges, plan.charge(n_parts * count_steps(experiment.work, plan.n_rows, plan.batch_size)))
+        return spent(charges, privacy.delta)
 
     return worst
+
+
+def _run_id(state_dir: Path) -> str:
+    """Names a run in owners' ledgers: random, and kept for when the run is resumed."""
+    path = state_dir / "run"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(8))
+    return path.read_text()

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 
 from fedray import seeds
 from fedray.errors import BudgetExhausted, ProtocolError, UpdateRefused
-from fedray.protocols import Account, Sealer, Task
+from fedray.protocols import Account, Contribution, Sealer, Task
 from fedray.values import Absent, AbsentOutcome, Assignment, OwnerInfo, Part, Sealed, Shard, Spent, Tally, Vector
+
+NoisyTally = Callable[[Callable[[], Tally]], Tally]
+"""Takes held-out figures and gives private ones."""
 
 
 class Owner:
@@ -24,11 +29,21 @@ class Owner:
         task: what is learned.
         sealer: its half of the protection.
         seed: the experiment's seed, for batch order and dropout.
-        account: its privacy account; None without differential privacy.
+        account: its word on what it has spent; None where the server knows that by itself.
+        contribution: its half of owner-level privacy; None without.
+        noisy: what makes its held-out figures private; None where they are given as they are.
     """
 
     def __init__(
-        self, name: str, shard: Shard, task: Task, sealer: Sealer, seed: int, account: Account | None = None
+        self,
+        name: str,
+        shard: Shard,
+        task: Task,
+        sealer: Sealer,
+        seed: int,
+        account: Account | None = None,
+        contribution: Contribution | None = None,
+        noisy: NoisyTally | None = None,
     ) -> None:
         self._name = name
         self._shard = shard
@@ -36,10 +51,12 @@ class Owner:
         self._sealer = sealer
         self._seed = seed
         self._account = account
+        self._contribution = contribution
+        self._noisy = noisy
 
     @property
     def spent(self) -> Spent | None:
-        """What its account says; None without differential privacy."""
+        """What its account says; None where the server knows that by itself."""
         return self._account.spent if self._account else None
 
     def join(self) -> OwnerInfo:
@@ -60,6 +77,8 @@ class Owner:
         seed = seeds.integer(self._seed, "train", round, self._name)
         terms = assignment.terms(vector)
         try:
+            if self._contribution:
+                self._contribution.charge(round)
             update = self._task.train(vector, assignment, self._shard, seed)
             if not update.is_complete and not assignment.plan.accepts_partial_work:
                 return self._absent(assignment, "dropped", f"stopped by the deadline after {update.n_steps} steps")
@@ -67,8 +86,13 @@ class Owner:
                 return self._absent(assignment, "dropped", "the deadline passed before the first step")
             if update.delta.shape != vector.shape:
                 raise UpdateRefused(f"an update of shape {update.delta.shape}", f"{vector.shape}", "check the task")
+            if self._contribution:
+                figures = partial(self._figures, vector)
+                update = self._contribution.bounded(update, assignment.plan, figures)
             payload, proof = self._sealer.seal(update, assignment, terms)
-        except (BudgetExhausted, ProtocolError) as error:
+        except BudgetExhausted as error:
+            return self._absent(assignment, "exhausted", f"{error.found}; expected {error.expected}")
+        except ProtocolError as error:
             return self._absent(assignment, "refused", f"{error.found}; expected {error.expected}")
         except UpdateRefused as error:
             return self._absent(assignment, "rejected", error.found)
@@ -85,8 +109,18 @@ class Owner:
         )
 
     def evaluate(self, vector: Vector, part: Part) -> Tally:
-        """Sums of loss and metrics over this owner's held-out or training rows."""
-        return self._task.evaluate(vector, self._shard.holdout if part == "holdout" else self._shard.train)
+        """Sums of loss and metrics over this owner's held-out or training rows.
+
+        Raises:
+            BudgetExhausted: figures are private, and the owner's budget does not allow them.
+        """
+        examples = self._shard.holdout if part == "holdout" else self._shard.train
+        if self._noisy is not None:
+            return self._noisy(partial(self._task.evaluate, vector, examples))
+        return self._task.evaluate(vector, examples)
+
+    def _figures(self, vector: Vector) -> Mapping[str, float]:
+        return self._task.evaluate(vector, self._shard.holdout).means
 
     def _absent(self, assignment: Assignment, outcome: AbsentOutcome, reason: str) -> Absent:
         return Absent(self._name, assignment.plan.round, outcome, reason, self.spent)
@@ -118,7 +152,8 @@ class InProcessCohort:
 
     def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
         for name, owner in self._owners.items():
-            yield name, owner.evaluate(vector, part)
+            with suppress(BudgetExhausted):
+                yield name, owner.evaluate(vector, part)
 
     def close(self) -> None:
         """Nothing to let go."""

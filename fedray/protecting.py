@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from fedray import data
+from fedray import bounding, data
 from fedray.config import Experiment
 from fedray.config import learning as config
+from fedray.config.privacy import DistributedPrivacy, LocalPrivacy, OwnerLevel
 from fedray.errors import ConfigError, ProtocolError
+from fedray.protection.encoding import Encoding
 from fedray.protection.fixed_point import WEIGHT_BOUND, FixedPoint, power_of_two_from
 from fedray.protection.homomorphic.parameters import choose
 from fedray.protection.identity import Identity, Trust, key_file
@@ -42,21 +44,22 @@ def make_protection(
         ConfigError: sums of this cohort do not fit.
         ResourcesError: the key holder did not start.
     """
-    section, fixed_point = experiment.protection, _fixed_point(experiment, n_values)
-    run = secrets.token_bytes(16)
+    section, run = experiment.protection, secrets.token_bytes(16)
     match section:
         case config.Masked():
-            return MaskedProtection(_rules(section), fixed_point, weight_bound, run, _enrolled(section))
+            encoding, rules = _encoding(experiment, n_values), _rules(experiment, section)
+            return MaskedProtection(rules, encoding, weight_bound, run, _enrolled(section))
         case config.Ckks() | config.Bfv():
             from fedray.protection.homomorphic.server import HomomorphicProtection
 
+            fixed_point = fixed_point_of(experiment, n_values)
             key_holder = open_key_holder(partial(_key_holder, section, fixed_point, state_dir))
             parameters, trust = choose(section.name, fixed_point), Trust(_enrolled(section))
             return HomomorphicProtection(
                 parameters, fixed_point, weight_bound, run, section.min_owners, key_holder, trust
             )
         case config.Plain():
-            return PlainProtection(fixed_point, weight_bound)
+            return PlainProtection(_encoding(experiment, n_values), weight_bound)
 
 
 def make_sealer(experiment: Experiment, name: str, n_values: int, state_dir: Path) -> Sealer:
@@ -65,16 +68,18 @@ def make_sealer(experiment: Experiment, name: str, n_values: int, state_dir: Pat
     Raises:
         ConfigError: sums do not fit, or the owner's signing key or journal cannot be read.
     """
-    section, fixed_point = experiment.protection, _fixed_point(experiment, n_values)
+    section = experiment.protection
     if isinstance(section, config.Plain):
-        return PlainSealer(fixed_point, experiment.seed)
+        return PlainSealer(_encoding(experiment, n_values), experiment.seed)
     trust = Trust(_enrolled(section))
     identity = _identity(trust, name, state_dir)
     journal = Journal(state_dir / "sealed_rounds.json")
     if isinstance(section, config.Masked):
-        return MaskedSealer(name, identity, trust, _rules(section), fixed_point, experiment.seed, journal)
+        encoding, rules = _encoding(experiment, n_values), _rules(experiment, section)
+        return MaskedSealer(name, identity, trust, rules, encoding, experiment.seed, journal)
     from fedray.protection.homomorphic.owner import HomomorphicSealer
 
+    fixed_point = fixed_point_of(experiment, n_values)
     parameters = choose(section.name, fixed_point)
     return HomomorphicSealer(
         name, identity, trust, parameters, fixed_point, experiment.seed, section.min_owners, journal
@@ -88,7 +93,7 @@ def check_protection(experiment: Experiment, names: Sequence[str]) -> None:
         ConfigError: too few owners, a party that is not enrolled, or sums that do not fit.
     """
     _check_owners(experiment, names)
-    fixed_point = _fixed_point(experiment, n_values=1)
+    fixed_point = fixed_point_of(experiment, n_values=1)
     if isinstance(experiment.protection, config.Ckks | config.Bfv):
         choose(experiment.protection.name, fixed_point)
 
@@ -104,7 +109,7 @@ def _check_owners(experiment: Experiment, names: Sequence[str]) -> None:
         return
     if config.KEY_HOLDER in names:
         raise ConfigError(f"an owner named {config.KEY_HOLDER!r}", "another name", "rename its file or column value")
-    fewest = _rules(section).min_owners if isinstance(section, config.Masked) else section.min_owners
+    fewest = _rules(experiment, section).min_owners if isinstance(section, config.Masked) else section.min_owners
     most = experiment.most_in_a_round(len(names))
     if isinstance(experiment.strategy, config.FedAvg):  # it has no use for what slow owners manage
         most = round(most * (1 - experiment.stragglers.fraction))
@@ -137,16 +142,42 @@ def _key_holder(section: config.Ckks | config.Bfv, fixed_point: FixedPoint, stat
     return KeyHolderRole(identity, trust, parameters, fixed_point, section.min_owners, section.key_rounds)
 
 
-def _fixed_point(experiment: Experiment, n_values: int) -> FixedPoint:
+def _encoding(experiment: Experiment, n_values: int) -> Encoding:
+    """How what owners put into a sum becomes integers: with their noise, where they add it."""
+    if isinstance(experiment.privacy, DistributedPrivacy | LocalPrivacy):
+        return bounding.encoding_of(experiment, n_values)
+    return fixed_point_of(experiment, n_values)
+
+
+def fixed_point_of(experiment: Experiment, n_values: int) -> FixedPoint:
+    """The fixed point of updates, or of the vectors of norm 1 that owner-level privacy makes of them.
+
+    Raises:
+        ConfigError: sums do not fit.
+    """
     section = experiment.protection
     n_owners = experiment.most_in_a_round(len(data.owner_names(experiment.data)))
+    if isinstance(experiment.privacy, OwnerLevel):
+        length = n_values + bounding.n_statistics(experiment)
+        return FixedPoint(length, n_owners, 1.0, section.precision)
     return FixedPoint(n_values, n_owners, section.clip, section.precision)
 
 
-def _rules(section: config.Masked) -> Rules:
-    """A server that lies picks the cohort: it must not pick one that all but one of are corrupt."""
+def rounding_of(experiment: Experiment, n_values: int) -> float:
+    """How much stochastic rounding can lengthen a vector of norm 1: less than a step in every value."""
+    fixed_point = fixed_point_of(experiment, n_values)
+    return fixed_point.step * math.sqrt(fixed_point.n_values)
+
+
+def _rules(experiment: Experiment, section: config.Masked) -> Rules:
+    """A server that lies picks the cohort: it must not pick one that all but one of are corrupt.
+
+    Where owners share the noise, a sum must hold enough of them.
+    """
     n_corrupt = math.ceil(section.corrupt * len(section.identities)) if section.server == "may_lie" else 0
-    return Rules(max(section.min_owners, n_corrupt + 2), section.server, section.corrupt, section.dropouts)
+    n_noisy = bounding.fewest_survivors(experiment, len(data.owner_names(experiment.data)))
+    fewest = max(section.min_owners, n_corrupt + 2, n_noisy)
+    return Rules(fewest, section.server, section.corrupt, section.dropouts)
 
 
 def _enrolled(section: config.Masked | config.Ckks | config.Bfv) -> dict[str, bytes]:
@@ -170,13 +201,15 @@ def _identity(trust: Trust, name: str, state_dir: Path) -> Identity:
 
 
 def weight_bound_of(experiment: Experiment, n_rows: Mapping[str, int]) -> int:
-    """The power of two that no owner's weight passes; one where all weigh alike.
+    """The power of two that no owner's weight passes; one where all weigh alike, or the bound that privacy sets.
 
     Raises:
         ConfigError: a sum of weights would not fit.
     """
     if experiment.strategy.weighting == "uniform":
         return 1
+    if isinstance(experiment.privacy, OwnerLevel):
+        return bounding.weight_bound(experiment)
     if (n_all := sum(n_rows.values())) > WEIGHT_BOUND:
         raise ConfigError(
             f"{n_all} training rows as weights", f"at most {WEIGHT_BOUND}", "use strategy.weighting: uniform"

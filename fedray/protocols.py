@@ -19,6 +19,7 @@ from fedray.values import (
     OwnerInfo,
     Part,
     Payload,
+    Released,
     RoundPlan,
     Sealed,
     Shard,
@@ -156,11 +157,49 @@ class KeyHolder(Protocol):
 
 
 class Account(Protocol):
-    """One owner's durable account of the privacy that it spends."""
+    """One owner's durable account of the privacy that it spends in one run."""
 
     @property
     def spent(self) -> Spent:
         """All that was spent so far, over rounds and restarts."""
+
+
+class Mechanism(Protocol):
+    """The server's half of privacy: what becomes of a sum before anyone else sees it. Purely functional."""
+
+    def init(self) -> State:
+        """State before the first round."""
+
+    def plan(self, state: State, plan: RoundPlan) -> RoundPlan:
+        """The plan of a round, with what owners must know to bound their parts."""
+
+    def release(self, state: State, plan: RoundPlan, total: Total | None) -> tuple[State, Released | None]:
+        """What the round's sum gives; ``total`` is None where there was no sum.
+
+        Returns:
+            The state after it, and the release; None where nothing is released.
+        """
+
+
+class Contribution(Protocol):
+    """The owner's half of owner-level privacy: charges its ledger, then bounds its part in a sum."""
+
+    def charge(self, round: int) -> None:
+        """Record what taking part in a round costs, before anything is computed.
+
+        Raises:
+            BudgetExhausted: the owner's budget does not allow it.
+            ProtocolError: it comes too soon after the last one, or too often.
+        """
+
+    def bounded(self, update: Update, plan: RoundPlan, metrics: Callable[[], Mapping[str, float]]) -> Update:
+        """The update as it may enter the sum: clipped and normalised, with what rides beside it.
+
+        Args:
+            update: what training gave.
+            plan: the plan of the round.
+            metrics: evaluates the model that the round began with on the owner's held-out rows.
+        """
 
 
 class Cohort(Protocol):

@@ -23,11 +23,11 @@ from fedray.environment import environment
 from fedray.errors import RecordsError, RunDirectoryError
 from fedray.values import OwnerRecord, RoundRecord, SumRecord
 
-VERSION = "2"
+VERSION = "3"
 STREAM = "rounds.arrows"
 PARQUET = "rounds.parquet"
 
-Status = Literal["running", "complete", "interrupted", "failed"]
+Status = Literal["running", "complete", "exhausted", "interrupted", "failed"]
 
 _METRICS = pa.map_(pa.string(), pa.float64())
 _OWNER = pa.struct(
@@ -70,6 +70,7 @@ SCHEMA = pa.schema(
         ("central_metrics", _METRICS),
         ("epsilon", pa.float64()),
         ("epsilon_rdp", pa.float64()),
+        ("accountant", pa.string()),
         ("sum", _SUM),
         ("bytes_up", pa.int64()),
         ("bytes_down", pa.int64()),

@@ -7,8 +7,8 @@ owner's rows or secrets. It must not import ray or torch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -16,8 +16,9 @@ import numpy as np
 from fedray.ahead import Ahead
 from fedray.config import Experiment
 from fedray.errors import RoundAbandoned, RunError, UpdateRefused
-from fedray.protocols import Cohort, Combiner, Protection, State, Strategy, Task
+from fedray.protocols import Cohort, Combiner, Mechanism, Protection, State, Strategy, Task
 from fedray.selection import assignments, cohort_of_round
+from fedray.spending import Spending, WorstSpent, require_account
 from fedray.values import (
     Absent,
     Assignment,
@@ -25,6 +26,7 @@ from fedray.values import (
     Outcome,
     OwnerRecord,
     Part,
+    Released,
     RoundPlan,
     RoundRecord,
     Sealed,
@@ -37,6 +39,8 @@ from fedray.values import (
 
 PATIENCE = 3
 """Rounds in a row in which every owner asked fails, is gone, is refused or refuses, before the run is given up."""
+_FORESEEN = ("dropped", "exhausted")
+"""Why owners may give no update without anything being wrong."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,26 @@ class Federation:
         task: the server's own copy, for initial values and the central test set.
         strategy: the algorithm.
         protection: the server's half of how updates are summed.
+        mechanism: the server's half of owner-level privacy.
         cohort: the owners.
         central_test: the server's own test set, where there is one.
         weight_bound: largest weight of an update.
-        worst_spent: under differential privacy, the most that an owner can have spent after so many rounds.
+        cohort_seed: what cohorts are drawn from; a secret where being drawn must stay secret.
+        evaluates_owners: whether owners' held-out figures are asked for as they are.
+        worst_spent: under differential privacy, the most that an owner can have spent.
     """
 
     experiment: Experiment
     task: Task
     strategy: Strategy
     protection: Protection
+    mechanism: Mechanism
     cohort: Cohort
     central_test: Examples | None
     weight_bound: int
-    worst_spent: Callable[[str, int], Spent] | None = None
+    cohort_seed: int
+    evaluates_owners: bool = True
+    worst_spent: WorstSpent | None = None
 
     def combiner(self, round: int, owners: Sequence[str]) -> Combiner:
         """The prepared sum of one round."""
@@ -76,19 +86,20 @@ class ServerState:
         round: rounds done.
         vector: the global model, shape ``(n_values,)``.
         strategy: the strategy's arrays.
-        spent: what each owner has last said that it spent.
-        asked: rounds that each owner was asked to train in.
-        lost: owners whose last answer was lost, so that nobody but they knows what they have spent since.
+        mechanism: the arrays of owner-level privacy; under noise that is correlated over rounds they hold past noise,
+            and are as secret as the updates.
+        spending: what owners have spent.
         barren: rounds in a row in which no owner that was asked gave an update, though not for being slow.
+        is_exhausted: whether the last round failed for want of owners with a budget left: the run is over.
     """
 
     round: int
     vector: Vector
     strategy: State
-    spent: Mapping[str, Spent]
-    asked: Mapping[str, int]
-    lost: frozenset[str]
-    barren: int
+    mechanism: State
+    spending: Spending = field(default_factory=Spending)
+    barren: int = 0
+    is_exhausted: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,23 +131,27 @@ class _Collected:
     reached: tuple[str, ...]
     total: Total | None = None
 
+    @property
+    def answers(self) -> list[Sealed | Absent]:
+        return [*self.sealed.values(), *self.absent.values()]
+
 
 def initial_state(federation: Federation) -> ServerState:
     """The state before the first round."""
     vector = federation.task.initial(federation.experiment.seed)
     strategy = federation.strategy.init(vector[: federation.task.n_parameters])
-    return ServerState(round=0, vector=vector, strategy=strategy, spent={}, asked={}, lost=frozenset(), barren=0)
+    return ServerState(round=0, vector=vector, strategy=strategy, mechanism=federation.mechanism.init())
 
 
 def federate(federation: Federation, state: ServerState | None = None) -> Iterator[tuple[ServerState, RoundRecord]]:
-    """Run rounds to the end of the experiment, from its start or from a state.
+    """Run rounds to the end of the experiment, or of the owners' budgets, from its start or from a state.
 
     Raises:
         RunError: no owner has answered for some rounds.
     """
     state = state or initial_state(federation)
     ahead = Ahead(federation.combiner)
-    while state.round < federation.experiment.rounds:
+    while state.round < federation.experiment.rounds and not state.is_exhausted:
         state, record = one_round(federation, state, ahead)
         yield state, record
 
@@ -153,6 +168,11 @@ class Server:
     def vector(self) -> Vector:
         """The global model, shape ``(n_values,)``."""
         return self._state.vector
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the run ended early, since too few owners have a budget left."""
+        return self._state.is_exhausted
 
     def advance(self) -> RoundRecord | None:
         """Run one round; None when the experiment is over.
@@ -175,7 +195,7 @@ def one_round(federation: Federation, state: ServerState, ahead: Ahead[Combiner]
     """
     number = state.round + 1
     clock = _Clock()
-    plan = federation.strategy.plan(state.strategy, number)
+    plan = federation.mechanism.plan(state.mechanism, federation.strategy.plan(state.strategy, number))
     names = [info.name for info in federation.cohort.owners]
     asked = _ask(federation, plan)
     combiner = ahead.take(number, asked.names)
@@ -185,21 +205,24 @@ def one_round(federation: Federation, state: ServerState, ahead: Ahead[Combiner]
 
     collected = _open(_collect(federation, state, asked, combiner, clock))
     clock.lap("open")
-    vector, strategy = _step(federation, state, collected)
+    mechanism, released = federation.mechanism.release(state.mechanism, plan, collected.total)
+    vector, strategy = _step(federation, state, released)
     clock.lap("step")
 
-    metrics, train_metrics, central, tallies = _evaluate(federation, vector, number)
+    metrics, train_metrics, central, tallies = _evaluate(federation, vector, number, released)
     clock.lap("evaluate")
+    spending = state.spending.after(collected.reached, collected.answers)
     after = ServerState(
         round=number,
         vector=vector,
         strategy=strategy,
-        spent=_spent(state, collected),
-        asked=_asked(state, collected),
-        lost=_lost(state, collected),
+        mechanism=mechanism,
+        spending=spending,
         barren=_barren(state, asked, collected),
+        is_exhausted=_is_exhausted(spending, collected, names),
     )
-    spending = _spending(federation, after, names)
+    reported = spending.reported(names, number, federation.worst_spent)
+    most = max(reported.values(), key=lambda spent: spent.epsilon, default=None)
     summed = collected.combiner.record()
     return after, RoundRecord(
         round=number,
@@ -209,14 +232,15 @@ def one_round(federation: Federation, state: ServerState, ahead: Ahead[Combiner]
         metrics=metrics,
         train_metrics=train_metrics,
         central_metrics=central,
-        epsilon=max((spent.epsilon for spent in spending.values()), default=None),
-        epsilon_rdp=max((spent.epsilon_rdp for spent in spending.values()), default=None),
+        epsilon=most.epsilon if most else None,
+        epsilon_rdp=most.epsilon_rdp if most else None,
+        accountant=most.accountant if most else None,
         sum=summed,
         bytes_up=sum(sealed.payload.nbytes + len(sealed.proof) for sealed in collected.sealed.values())
         + summed.bytes_up,
         bytes_down=state.vector.nbytes * len(collected.reached) + summed.bytes_down,
         seconds=clock.seconds,
-        owners=tuple(_owner_record(name, collected, spending.get(name), tallies) for name in sorted(names)),
+        owners=tuple(_owner_record(name, collected, reported.get(name), tallies) for name in sorted(names)),
         parameters_sha256=sha256(vector),
     )
 
@@ -225,7 +249,7 @@ def _ask(federation: Federation, plan: RoundPlan) -> _Asked:
     """Who takes part in the round of this plan, and what each is asked."""
     experiment = federation.experiment
     names = [info.name for info in federation.cohort.owners]
-    cohort = cohort_of_round(experiment.cohort, names, experiment.seed, plan.round)
+    cohort = cohort_of_round(experiment.cohort, names, federation.cohort_seed, plan.round)
     drawn = assignments(plan, cohort, experiment.stragglers, experiment.deadline_s, experiment.seed)
     too_slow = tuple(one.owner for one in drawn if one.is_partial and not plan.accepts_partial_work)
     in_time = tuple(one for one in drawn if one.owner not in too_slow)
@@ -254,7 +278,7 @@ def _collect(
         try:
             _require_asked(answer, briefed, sealed)
             _require_terms(answer, terms)
-            _require_account(answer, state.spent.get(answer.owner))
+            require_account(answer, state.spending.spent.get(answer.owner))
             combiner.add(answer)
             sealed[answer.owner] = answer
         except UpdateRefused as error:
@@ -298,22 +322,11 @@ def _require_terms(answer: Sealed, terms: bytes) -> None:
         raise UpdateRefused("an update of another model or plan", "one of what was sent", "check the owner")
 
 
-def _require_account(answer: Sealed, before: Spent | None) -> None:
-    """Refuse an update of an owner whose privacy account has forgotten what it said before."""
-    after = answer.spent.epsilon if answer.spent else 0.0
-    if before is not None and after < before.epsilon:
-        raise UpdateRefused(
-            f"an account that fell from epsilon {before.epsilon:.4g} to {after:.4g}",
-            "an account that only grows",
-            "pin the owner to the node that keeps its account",
-        )
-
-
-def _step(federation: Federation, state: ServerState, collected: _Collected) -> tuple[Vector, State]:
+def _step(federation: Federation, state: ServerState, released: Released | None) -> tuple[Vector, State]:
     """Move parameters by the strategy and buffers by their plain mean; stay where nothing came."""
-    if collected.total is None:
+    if released is None:
         return state.vector, state.strategy
-    mean = collected.total.mean
+    mean = released.mean
     n = federation.task.n_parameters
     strategy, parameters = federation.strategy.step(state.strategy, state.vector[:n], mean[:n])
     buffers = (state.vector[n:] + mean[n:]).astype(np.float32)
@@ -321,17 +334,17 @@ def _step(federation: Federation, state: ServerState, collected: _Collected) -> 
 
 
 def _evaluate(
-    federation: Federation, vector: Vector, number: int
+    federation: Federation, vector: Vector, number: int, released: Released | None
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float], dict[str, Tally]]:
     """Federated, training and central means, and each owner's held-out tally."""
     evaluation = federation.experiment.evaluation
     if number % evaluation.every and number != federation.experiment.rounds:
         return {}, {}, {}, {}
-    tallies = _tallies(federation.cohort, vector, "holdout")
+    tallies = _tallies(federation.cohort, vector, "holdout") if federation.evaluates_owners else {}
     train = _tallies(federation.cohort, vector, "train") if evaluation.train else {}
     central = federation.central_test
     return (
-        merged(tallies.values()).means,
+        {**(released.metrics if released else {}), **merged(tallies.values()).means},
         merged(train.values()).means,
         federation.task.evaluate(vector, central).means if central is not None else {},
         tallies,
@@ -353,44 +366,17 @@ def merged(tallies: Iterable[Tally]) -> Tally:
     return Tally(sums, count)
 
 
-def _spent(state: ServerState, collected: _Collected) -> dict[str, Spent]:
-    """The most that each owner has ever said: an account that forgot does not lower what was spent."""
-    answers: list[Sealed | Absent] = [*collected.sealed.values(), *collected.absent.values()]
-    spent = dict(state.spent)
-    for answer in answers:
-        before = spent.get(answer.owner)
-        if answer.spent is not None and (before is None or answer.spent.epsilon >= before.epsilon):
-            spent[answer.owner] = answer.spent
-    return spent
-
-
-def _asked(state: ServerState, collected: _Collected) -> dict[str, int]:
-    return {**state.asked, **{name: state.asked.get(name, 0) + 1 for name in collected.reached}}
-
-
-def _lost(state: ServerState, collected: _Collected) -> frozenset[str]:
-    answers: list[Sealed | Absent] = [*collected.sealed.values(), *collected.absent.values()]
-    heard = {answer.owner for answer in answers if answer.spent is not None}
-    return (state.lost | frozenset(collected.reached)) - heard
-
-
-def _spending(federation: Federation, state: ServerState, names: Sequence[str]) -> dict[str, Spent]:
-    """What is reported of each owner: its own word, or the most that it can be where its word was lost."""
-    if federation.worst_spent is None:
-        return {}
-    found = dict(state.spent)
-    for name in names:
-        if name in state.lost or name not in found:
-            most = federation.worst_spent(name, state.asked.get(name, 0))
-            found[name] = max(most, found.get(name, most), key=lambda spent: spent.epsilon)
-    return found
+def _is_exhausted(spending: Spending, collected: _Collected, names: Sequence[str]) -> bool:
+    """Whether too few owners have a budget left to ever make up a sum again."""
+    n_left = len(set(names) - spending.exhausted)
+    return bool(spending.exhausted) and n_left < max(1, collected.combiner.record().min_owners)
 
 
 def _barren(state: ServerState, asked: _Asked, collected: _Collected) -> int:
     """Rounds in a row without a sum, though not for want of owners in time."""
     if len(asked.cohort) < max(1, collected.combiner.record().min_owners):
         return state.barren
-    if collected.total is not None or any(one.outcome == "dropped" for one in collected.absent.values()):
+    if collected.total is not None or any(one.outcome in _FORESEEN for one in collected.absent.values()):
         return 0
     if state.barren + 1 >= PATIENCE:
         reasons = {f"{absent.owner}: {absent.reason}" for absent in collected.absent.values()}

@@ -32,6 +32,9 @@ class Federating(Protocol):
     def vector(self) -> Vector:
         """The global model."""
 
+    def is_exhausted(self) -> bool:
+        """Whether the run ended early, since too few owners have a budget left."""
+
     def close(self) -> None:
         """Let everything go."""
 
@@ -40,13 +43,17 @@ class InProcessServer:
     """Server and owners in this process."""
 
     def __init__(self, experiment: Experiment, state_dir: Path) -> None:
-        self._server = Server(open_federation(experiment, InProcessCohort, state_dir))
+        federation = open_federation(experiment, InProcessCohort, state_dir, shared_ledger=state_dir / "ledger.jsonl")
+        self._server = Server(federation)
 
     def advance(self) -> RoundRecord | None:
         return self._server.advance()
 
     def vector(self) -> Vector:
         return self._server.vector
+
+    def is_exhausted(self) -> bool:
+        return self._server.is_exhausted
 
     def close(self) -> None:
         """Nothing to let go."""
@@ -86,7 +93,7 @@ class Run:
                     writer.write(record)
                     yield record
                 save_file(state_dict(self.experiment, server.vector()), self.directory / MODEL)
-                status = "complete"
+                status = "exhausted" if server.is_exhausted() else "complete"
             except (KeyboardInterrupt, GeneratorExit):
                 status = "interrupted"
                 raise

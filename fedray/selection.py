@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from fedray import seeds
-from fedray.config.learning import EveryOwner, FixedSize, Selection, Stragglers
+from fedray.config.learning import Cyclic, EveryOwner, FixedSize, Selection, Stragglers
 from fedray.values import Assignment, RoundPlan, Work
 
 
@@ -18,8 +18,17 @@ def cohort_of_round(selection: Selection, owners: Sequence[str], seed: int, roun
             return tuple(sorted(owners))
         case FixedSize():
             return tuple(sorted(draw.choice(sorted(owners), selection.size, replace=False).tolist()))
+        case Cyclic():
+            return _in_turn(owners, selection.size, seed, round)
         case _:
             return tuple(name for name in sorted(owners) if draw.random() < selection.rate)
+
+
+def _in_turn(owners: Sequence[str], size: int, seed: int, round: int) -> tuple[str, ...]:
+    """The next ``size`` owners of a circle."""
+    circle = seeds.generator(seed, "circle").permutation(sorted(owners)).tolist()
+    first = (round - 1) * size
+    return tuple(sorted(circle[place % len(circle)] for place in range(first, first + size)))
 
 
 def planned_rounds(selection: Selection, owners: Sequence[str], seed: int, rounds: int) -> dict[str, int]:

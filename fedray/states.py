@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fedray.errors import RecordsError
 from fedray.rounds import ServerState
+from fedray.spending import Spending
 from fedray.values import Spent
 
-_STRATEGY = "strategy."
+_STRATEGY, _MECHANISM = "strategy.", "mechanism."
 
 
 def save_state(path: Path, state: ServerState) -> None:
     """Write a state to one file, whole or not at all."""
-    arrays = {"vector": state.vector, **{_STRATEGY + name: array for name, array in state.strategy.items()}}
+    arrays = {
+        "vector": state.vector,
+        **{_STRATEGY + name: array for name, array in state.strategy.items()},
+        **{_MECHANISM + name: array for name, array in state.mechanism.items()},
+    }
     facts = {
         "round": state.round,
-        "asked": dict(state.asked),
-        "lost": sorted(state.lost),
         "barren": state.barren,
-        "spent": {name: asdict(spent) for name, spent in state.spent.items()},
+        "is_exhausted": state.is_exhausted,
+        "asked": dict(state.spending.asked),
+        "lost": sorted(state.spending.lost),
+        "exhausted": sorted(state.spending.exhausted),
+        "spent": {name: asdict(spent) for name, spent in state.spending.spent.items()},
     }
     partial = path.with_suffix(".partial")
+    partial.touch(mode=0o600)
     save_file(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()},
         partial,
@@ -49,13 +60,16 @@ def load_state(path: Path) -> ServerState:
         return ServerState(
             round=facts["round"],
             vector=arrays["vector"],
-            strategy={
-                name.removeprefix(_STRATEGY): array for name, array in arrays.items() if name.startswith(_STRATEGY)
-            },
-            spent={name: Spent(**spent) for name, spent in facts["spent"].items()},
-            asked=facts["asked"],
-            lost=frozenset(facts["lost"]),
+            strategy=_within(arrays, _STRATEGY),
+            mechanism=_within(arrays, _MECHANISM),
+            spending=Spending(
+                spent={name: Spent(**spent) for name, spent in facts["spent"].items()},
+                asked=facts["asked"],
+                lost=frozenset(facts["lost"]),
+                exhausted=frozenset(facts["exhausted"]),
+            ),
             barren=facts["barren"],
+            is_exhausted=facts["is_exhausted"],
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RecordsError(
@@ -63,3 +77,7 @@ def load_state(path: Path) -> ServerState:
             "a state that fedray saved",
             "take an earlier checkpoint",
         ) from error
+
+
+def _within(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

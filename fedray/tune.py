@@ -170,6 +170,8 @@ def _trial(config: dict[str, Any], *, space: Space, accounts: Path) -> None:
             records = replace(records, rounds=(*records.rounds, record))
             if record.round == experiment.rounds:
                 records = replace(records, status="complete")
+            if after.is_exhausted:
+                records = replace(records, status="exhausted")
             with tempfile.TemporaryDirectory() as folder:
                 save_state(Path(folder) / STATE, after)
                 write_parquet(Path(folder) / PARQUET, records)
@@ -180,7 +182,7 @@ def _trial(config: dict[str, Any], *, space: Space, accounts: Path) -> None:
 
 def _reported(record: RoundRecord) -> dict[str, Any]:
     """What schedulers and searchers see."""
-    return {"round": record.round, "epsilon": record.epsilon, **record.metrics}
+    return {"round": record.round, "epsilon": record.epsilon, **record.evaluation}
 
 
 def _plain(value: Any) -> Any:
@@ -327,7 +329,7 @@ def _collected(target: Path, results: tune.ResultGrid) -> Comparison:
             continue
         with result.checkpoint.as_directory() as kept:
             run = read_run(Path(kept))
-        ended = run if run.status == "complete" else replace(run, status=status)
+        ended = run if run.status in ("complete", "exhausted") else replace(run, status=status)
         write_parquet(target / TRIALS / f"{Path(result.path).name}.parquet", ended)
     if not any((target / TRIALS).iterdir()):
         reason = first_error.strip().rpartition("\n")[2] or "no round ended"

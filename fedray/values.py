@@ -97,6 +97,7 @@ class RoundPlan:
         proximal_mu: FedProx's mu; 0 switches the proximal term off.
         accepts_partial_work: whether an owner that could not finish sends the iterate that it has.
         weighting: ``examples`` weighs an update by the owner's training rows, ``uniform`` by one.
+        clip: norm to which owners clip their updates; None without owner-level privacy.
     """
 
     round: int
@@ -104,6 +105,7 @@ class RoundPlan:
     proximal_mu: float
     accepts_partial_work: bool
     weighting: Literal["examples", "uniform"]
+    clip: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +160,23 @@ class Update:
     is_complete: bool
 
 
+Accountant = Literal["PLD", "RDP"]
+"""Privacy loss distributions, or Renyi differential privacy."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Privacy that one owner has spent so far: ``(epsilon, delta)`` by two accountants.
+    """Privacy that one owner has spent so far: ``(epsilon, delta)``, an upper bound.
 
     Attributes:
-        epsilon: by privacy loss distributions (the reported figure).
-        epsilon_rdp: by Renyi DP, beside it.
+        epsilon: the smallest valid figure of those at hand.
+        accountant: whose figure that is.
+        epsilon_rdp: the figure by Renyi DP, beside it.
         delta: the failure probability both refer to.
     """
 
     epsilon: float
+    accountant: Accountant
     epsilon_rdp: float
     delta: float
 
@@ -200,7 +208,7 @@ class Sealed:
     proof: bytes = b""
 
 
-AbsentOutcome = Literal["absent", "dropped", "rejected", "refused", "failed"]
+AbsentOutcome = Literal["absent", "dropped", "rejected", "refused", "exhausted", "failed"]
 Outcome = Literal["update", "partial", "idle", "unopened"] | AbsentOutcome
 
 
@@ -210,7 +218,8 @@ class Absent:
 
     Attributes:
         outcome: ``dropped`` (too slow for a strategy that takes no partial work), ``rejected`` (non-finite or misshapen
-            update), ``refused`` (the owner's budget), ``failed`` (it raised) or ``absent`` (its actor is gone).
+            update), ``refused`` (what it was asked breaks a rule), ``exhausted`` (its privacy budget is spent),
+            ``failed`` (it raised) or ``absent`` (its actor is gone).
         reason: one line for the record; never holds data.
     """
 
@@ -236,6 +245,19 @@ class Total:
     @property
     def mean(self) -> NDArray[np.float64]:
         return self.weighted_sum / self.weight
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What a round's sum gives to the strategy and to the record.
+
+    Attributes:
+        mean: mean update, shape ``(n_values,)``; noised under owner-level privacy.
+        metrics: noised means over the cohort's held-out rows, of the model that the round began with.
+    """
+
+    mean: NDArray[np.float64]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 SumOutcome = Literal["opened", "abandoned", "empty"]
@@ -318,8 +340,9 @@ class RoundRecord:
         metrics: federated means over all owners' held-out rows (``loss`` among them); empty where not evaluated.
         train_metrics: the same over training rows, where asked for.
         central_metrics: the same on the server's own test set, where there is one.
-        epsilon: largest epsilon that any owner has spent (PLD); None without differential privacy.
-        epsilon_rdp: the same by Renyi DP.
+        epsilon: largest epsilon that any owner has spent; None without differential privacy.
+        epsilon_rdp: that owner's by Renyi DP.
+        accountant: whose figure ``epsilon`` is.
         sum: how the sum was protected.
         bytes_up: sealed updates and protocol messages received.
         bytes_down: model, one copy an owner, and protocol messages sent.
@@ -337,12 +360,18 @@ class RoundRecord:
     central_metrics: Mapping[str, float]
     epsilon: float | None
     epsilon_rdp: float | None
+    accountant: Accountant | None
     sum: SumRecord
     bytes_up: int
     bytes_down: int
     seconds: Mapping[str, float]
     owners: tuple[OwnerRecord, ...]
     parameters_sha256: str
+
+    @property
+    def evaluation(self) -> Mapping[str, float]:
+        """The means that the round is judged by: the owners', or the server's own where owners gave none."""
+        return self.metrics or self.central_metrics
 
 
 def sha256(vector: Vector) -> str:

@@ -149,8 +149,8 @@ def _row(record: RoundRecord, metric: str) -> tuple[str, ...]:
     return (
         str(record.round),
         f"{record.n_updates}/{asked}",
-        _number(record.metrics.get("loss")),
-        _number(record.metrics.get(metric)),
+        _number(record.evaluation.get("loss")),
+        _number(record.evaluation.get(metric)),
         _number(record.epsilon, 2),
         _bytes(record.bytes_up),
         _bytes(record.bytes_down),

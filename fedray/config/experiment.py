@@ -9,21 +9,33 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 from fedray.config.data import Data, Digits, OwnerScaling, Simulated, Synthetic
 from fedray.config.fields import BY_NAME, Reference, Section, reference_name
 from fedray.config.learning import (
+    Bfv,
+    Ckks,
+    Cyclic,
     EveryOwner,
-    ExamplePrivacy,
     FedAvg,
     FixedSize,
     Masked,
     Mlp,
     Model,
-    NoPrivacy,
     Plain,
-    Privacy,
+    PoissonSampling,
     Protection,
     Selection,
     Stragglers,
     Strategy,
     Train,
+)
+from fedray.config.privacy import (
+    AdaptiveClip,
+    DistributedPrivacy,
+    ExamplePrivacy,
+    GaussianNoise,
+    LocalPrivacy,
+    NoPrivacy,
+    OwnerLevel,
+    OwnerPrivacy,
+    Privacy,
 )
 from fedray.values import Work
 
@@ -35,6 +47,10 @@ class Evaluation(Section):
     """Evaluate after every so many rounds, and after the last."""
     train: bool = False
     """Also on owners' training rows (refused under DP: those figures would be released without noise)."""
+    noise_multiplier: PositiveFloat | None = None
+    """Under DP: deviation of the noise on each metric's sum over held-out rows, where one row (example level) or one
+    owner's mean (owner level) moves it by at most one; charged to the owners' ledgers. Without it, held-out figures
+    are not covered by epsilon (example level) or not taken (owner level)."""
 
 
 class Placement(Section):
@@ -103,6 +119,8 @@ class Search(Section):
 
 _NEED_SINGLE_UPDATES = frozenset({"median", "trimmed_mean", "geometric_median", "krum", "multi_krum", "bulyan"})
 """Robust aggregation rules that cannot work on a sum."""
+_BOUNDED = frozenset({"accuracy", "binary_accuracy"})
+"""Metrics of which one row adds between 0 and 1."""
 _SMALLER_IS_BETTER = frozenset({"loss", "squared_error", "absolute_error"})
 
 
@@ -186,7 +204,7 @@ class Experiment(Section):
 
     def most_in_a_round(self, n_owners: int) -> int:
         """The largest cohort of any round of a federation of so many owners."""
-        return self.cohort.size if isinstance(self.cohort, FixedSize) else n_owners
+        return self.cohort.size if isinstance(self.cohort, FixedSize | Cyclic) else n_owners
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -214,13 +232,13 @@ class Experiment(Section):
         return self
 
     def _broken_rules(self) -> list[tuple[bool, str]]:
-        private = isinstance(self.privacy, ExamplePrivacy)
+        return [*self._broken_rules_of_cohorts(), *self._broken_rules_of_privacy(), *self._broken_rules_of_tasks()]
+
+    def _broken_rules_of_cohorts(self) -> list[tuple[bool, str]]:
         owners = self.data.owners if isinstance(self.data, Simulated | Synthetic) else None
-        size = self.cohort.size if isinstance(self.cohort, FixedSize) else 0
+        size = self.cohort.size if isinstance(self.cohort, FixedSize | Cyclic) else 0
         smallest = 1 if isinstance(self.protection, Plain) else self.protection.min_owners
         largest = size or owners
-        fields = type(self).model_fields
-        given = self.model_fields_set & {"model", "loss", "metrics"}
         return [
             (
                 owners is not None and size > owners,
@@ -239,29 +257,86 @@ class Experiment(Section):
                 "its own keys as owners' keys; run fedray enrol at each owner and list the public keys",
             ),
             (
-                private and isinstance(self.data.scaling, OwnerScaling),
+                self.stragglers.fraction > 0 and self.work.amount < 2,
+                f"stragglers need a round of at least 2 epochs or steps to fall short of, found {self.work.amount} "
+                f"{self.work.unit}; raise train.{self.work.unit}",
+            ),
+        ]
+
+    def _broken_rules_of_privacy(self) -> list[tuple[bool, str]]:
+        privacy, name = self.privacy, self.privacy.name
+        private, of_owners = not isinstance(privacy, NoPrivacy), isinstance(privacy, OwnerLevel)
+        is_correlated = isinstance(privacy, OwnerPrivacy) and not isinstance(privacy.noise, GaussianNoise)
+        is_bounded = isinstance(privacy, OwnerPrivacy) and privacy.weight_bound is not None
+        return [
+            (
+                isinstance(privacy, ExamplePrivacy) and isinstance(self.data.scaling, OwnerScaling),
                 "data.scaling is 'owner' under example-level privacy: means and deviations of private rows would shape "
                 "every example without being accounted for; give data.scaling as {name: fixed, center: [...], "
                 "scale: [...]} with public constants, or 'none'",
             ),
             (
                 private and self.evaluation.train,
-                "evaluation.train is on under example-level privacy: figures on training rows would be released "
+                f"evaluation.train is on under privacy {name!r}: figures on training rows would be released "
                 "without noise; switch it off",
             ),
             (
-                private and self.task is not None,
+                isinstance(privacy, ExamplePrivacy) and self.task is not None,
                 "a task of your own is combined with example-level privacy, which fedray cannot account for; "
                 "give model, loss and metrics instead, or privacy: none",
             ),
             (
-                self.task is not None and any(getattr(self, key) != fields[key].default for key in given),
-                "task is given together with model, loss or metrics; a task brings its own, so leave those out",
+                isinstance(privacy, ExamplePrivacy)
+                and self.evaluation.noise_multiplier is not None
+                and not set(self.metrics) <= _BOUNDED,
+                "evaluation.noise_multiplier is given under example-level privacy, but nothing bounds what one row "
+                f"adds to all of the metrics {list(self.metric_names)}; take {' or '.join(sorted(_BOUNDED))}",
             ),
             (
-                self.stragglers.fraction > 0 and self.work.amount < 2,
-                f"stragglers need a round of at least 2 epochs or steps to fall short of, found {self.work.amount} "
-                f"{self.work.unit}; raise train.{self.work.unit}",
+                of_owners and self.strategy.weighting == "examples" and not is_bounded,
+                f"strategy.weighting is 'examples' under privacy {name!r}: an owner with many rows would move the mean "
+                "by more than the noise covers; take strategy.weighting: uniform, or bound weights by "
+                "privacy.weight_bound (privacy 'owner' only)",
+            ),
+            (
+                is_bounded and self.strategy.weighting == "uniform",
+                "privacy.weight_bound is given, but strategy.weighting is 'uniform', which weighs all owners alike; "
+                "leave one of them out",
+            ),
+            (
+                is_correlated and not isinstance(self.cohort, Cyclic),
+                "privacy.noise 'tree' and 'banded' need owners that take part in turn, at a known distance; "
+                "give cohort: {name: cyclic, size: ...}",
+            ),
+            (
+                is_correlated and isinstance(privacy, OwnerPrivacy) and isinstance(privacy.clipping, AdaptiveClip),
+                "privacy.clipping is 'adaptive' with noise that is correlated over rounds: it only cancels where the "
+                "clip stays; take privacy.clipping: fixed",
+            ),
+            (
+                isinstance(privacy, DistributedPrivacy) and not isinstance(self.protection, Masked),
+                f"privacy 'distributed' with protection {self.protection.name!r}: one owner's share of the noise does "
+                "not protect it alone, only a masked sum does; take protection: masked, or privacy: local",
+            ),
+            (
+                isinstance(privacy, LocalPrivacy) and isinstance(self.protection, Ckks | Bfv),
+                f"privacy 'local' with protection {self.protection.name!r}: sums of noisy integers wrap around, which "
+                "these schemes do not carry; take protection: plain or masked",
+            ),
+            (
+                isinstance(privacy, DistributedPrivacy | LocalPrivacy) and isinstance(self.cohort, PoissonSampling),
+                f"privacy {name!r} with cohort 'poisson': the noise of a round would depend on who was drawn; "
+                "take cohort: all, fixed or cyclic",
+            ),
+        ]
+
+    def _broken_rules_of_tasks(self) -> list[tuple[bool, str]]:
+        fields = type(self).model_fields
+        given = self.model_fields_set & {"model", "loss", "metrics"}
+        return [
+            (
+                self.task is not None and any(getattr(self, key) != fields[key].default for key in given),
+                "task is given together with model, loss or metrics; a task brings its own, so leave those out",
             ),
             (
                 self.loss in ("binary_cross_entropy", "mse") and "accuracy" in self.metrics,

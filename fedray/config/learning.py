@@ -1,4 +1,4 @@
-"""Configuration of what is learned and how: model, local training, strategy, privacy, protection."""
+"""Configuration of what is learned and how: model, local training, strategy, cohort, protection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from fedray.config.fields import BY_NAME, Reference, Section
 
 NonNegative = Annotated[float, Field(ge=0)]
-Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Logistic(Section):
@@ -160,7 +159,18 @@ class PoissonSampling(Section):
     """Probability of taking part."""
 
 
-Selection = Annotated[EveryOwner | FixedSize | PoissonSampling, Field(discriminator="name"), BY_NAME]
+class Cyclic(Section):
+    """A fixed number of owners a round, in turn, in an order that the seed decides: without sampling.
+
+    Between two rounds of one owner lie always as many as the federation has cohorts: ``owners // size``.
+    """
+
+    name: Literal["cyclic"] = "cyclic"
+    size: PositiveInt
+    """Owners a round."""
+
+
+Selection = Annotated[EveryOwner | FixedSize | PoissonSampling | Cyclic, Field(discriminator="name"), BY_NAME]
 
 
 class Stragglers(Section):
@@ -168,42 +178,6 @@ class Stragglers(Section):
 
     fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the cohort that is slow; a slow owner manages uniformly 1 to (full - 1) epochs or steps."""
-
-
-class NoPrivacy(Section):
-    """No differential privacy."""
-
-    name: Literal["none"] = "none"
-
-
-class ExamplePrivacy(Section):
-    """Example-level differential privacy: DP-SGD (Abadi et al. 2016) inside every owner, by Opacus.
-
-    Each owner's noise is calibrated once for the whole planned training, so that the epsilon it has spent at the end
-    is the one given here. Neighbouring shards differ in one training row, for which one of them has nothing; row
-    counts and the choice of held-out rows are public.
-    """
-
-    name: Literal["example"] = "example"
-    epsilon: PositiveFloat | None = None
-    """Budget of every owner for the whole run. Give this or ``noise_multiplier``."""
-    noise_multiplier: PositiveFloat | None = None
-    """Noise deviation over the clipping norm, instead of a budget."""
-    delta: Probability = 1e-5
-    """Failure probability; must be below one over the owner's number of training rows."""
-    clip: PositiveFloat = 1.0
-    """Norm to which each example's gradient is clipped."""
-    unsafe_replay_seed: int | None = None
-    """For tests only: noise and batches that can be replayed. Whoever knows the seed can remove the noise."""
-
-    @model_validator(mode="after")
-    def _one_measure(self) -> Self:
-        if (self.epsilon is None) == (self.noise_multiplier is None):
-            raise ValueError("give exactly one of epsilon and noise_multiplier")
-        return self
-
-
-Privacy = Annotated[NoPrivacy | ExamplePrivacy, Field(discriminator="name"), BY_NAME]
 
 
 class _FixedPoint(Section):

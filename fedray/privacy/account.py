@@ -1,112 +1,101 @@
-"""One owner's durable account of what it has spent: written before the work, settled after.
+"""One run's account on an owner's ledger: charged before the work, settled after.
 
-An append-only file of JSON lines, flushed to disk before the noise is drawn, so that a crash can make the account say
-too much, never too little. It lives where the owner's data lives and outlives the owner's process.
+A round that is done again is a second release and is charged again. A process that was restarted does not know how
+far the one before it came, so it settles only what it charged itself.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
+from collections.abc import Sequence
 
-from fedray.errors import BudgetExhausted, DataError
-from fedray.privacy.accounting import Release, spent
+from fedray.errors import ProtocolError
+from fedray.privacy.events import Charge, Unit
+from fedray.privacy.ledger import Ledger
+from fedray.privacy.ledger_entries import Budget, Purpose, Release
 from fedray.values import Spent
 
 
-class PrivacyAccount:
-    """Charges and settles releases against an optional budget.
+class Account:
+    """What one owner spends in one run.
 
     Args:
-        path: the owner's own file; read if it exists, so that a restarted owner goes on where it was.
+        ledger: the owner's ledger.
+        run: identifies the run among all that the owner ever takes part in; no two runs may share it.
+        experiment: the experiment's name, for the reader.
+        unit: what the run's mechanism protects.
         delta: failure probability at which epsilon is computed.
-        budget: largest epsilon; None only counts.
-
-    Raises:
-        DataError: the file is corrupt.
+        budget: largest epsilon of the run by itself; None for no limit but the ledger's own.
     """
 
-    def __init__(self, path: Path, delta: float, budget: float | None) -> None:
-        self._path = path
+    def __init__(
+        self, ledger: Ledger, run: str, experiment: str, unit: Unit, delta: float, budget: float | None
+    ) -> None:
+        self._ledger = ledger
+        self._run = run
+        self._experiment = experiment
+        self._unit = unit
         self._delta = delta
-        self._budget = budget
-        self._releases = _read(path)
-
-    @property
-    def releases(self) -> tuple[Release, ...]:
-        """All charges, as settled."""
-        return tuple(self._releases)
+        self._plan = None if budget is None else Budget(unit, budget, delta)
+        self._charged: dict[tuple[int, Purpose], int] = {}
 
     @property
     def spent(self) -> Spent:
-        return spent(self._releases, self._delta)
+        """What the run has cost so far, by itself."""
+        return self._ledger.spent(self._unit, self._delta, self._run)
 
-    def charge(self, round: int, release: Release) -> None:
-        """Record a release before it happens.
+    def charge(self, round: int, charge: Charge, purpose: Purpose = "train") -> None:
+        """Record a round's release before it happens.
 
         Raises:
-            BudgetExhausted: it would take epsilon beyond the budget; nothing is recorded.
+            BudgetExhausted: it would go beyond the run's budget or one of the ledger's; nothing is recorded.
         """
-        after = spent([*self._releases, release], self._delta).epsilon
-        if self._budget is not None and after > self._budget:
-            raise BudgetExhausted(
-                f"round {round} would take epsilon to {after:.4g}",
-                f"at most {self._budget:.4g}",
-                "this owner sits the rest of the run out; plan fewer rounds or a larger budget",
+        self._charged[round, purpose] = self._ledger.charge(self._release(round, charge, purpose), self._plan)
+
+    def settle(self, round: int, count: int, purpose: Purpose = "train") -> None:
+        """Lower the last charge of a round to what really happened; never raises it.
+
+        Raises:
+            ProtocolError: this process has not charged the round, or the count is negative.
+        """
+        seq = self._charged.get((round, purpose))
+        if seq is None:
+            raise ProtocolError(
+                f"round {round} settled, which this process has not charged",
+                "a charge of the same process",
+                "leave what an earlier process charged as it is: how far it came is not known",
             )
-        self._releases.append(release)
-        self._append({"charge": round, "q": release.sample_rate, "z": release.noise_multiplier, "n": release.n_steps})
+        self._ledger.settle(seq, count)
 
-    def settle(self, round: int, n_steps: int) -> None:
-        """Lower the last charge to the steps that were really taken."""
-        last = self._releases[-1]
-        if n_steps < last.n_steps:
-            self._releases[-1] = Release(last.sample_rate, last.noise_multiplier, n_steps)
-            self._append({"settle": round, "n": n_steps})
+    def reserve(self, charges: Sequence[Charge]) -> None:
+        """Charge what the run costs as a whole, once, however often this is called and by how many processes.
 
-    def _append(self, entry: dict[str, float]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        Raises:
+            BudgetExhausted: it would go beyond the run's budget or one of the ledger's; nothing is recorded.
+            ProtocolError: the run has reserved something else, or its reservation is settled.
+        """
+        if charges:
+            self._ledger.reserve([self._release(None, charge, "train") for charge in charges], self._plan)
 
+    def settle_reservation(self, count: int) -> None:
+        """Lower each charge that the run has reserved to ``count`` at most. The run cannot go on after that.
 
-def _read(path: Path) -> list[Release]:
-    """Replay the file. A last line without its end was never acted upon: its charge had not returned."""
-    releases: list[Release] = []
-    if not path.exists():
-        return releases
-    whole, _, torn = path.read_bytes().rpartition(b"\n")
-    try:
-        for line in whole.splitlines():
-            entry = json.loads(line)
-            if "charge" in entry:
-                releases.append(_release(entry["q"], entry["z"], entry["n"]))
-            else:
-                last = releases[-1]
-                releases[-1] = _release(last.sample_rate, last.noise_multiplier, entry["n"])
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise DataError(
-            f"the privacy account {path} is corrupt ({type(error).__name__})",
-            "one JSON object a line, as fedray wrote it",
-            "restore it from a copy; without it nobody can say what this owner has spent",
-        ) from error
-    if torn:
-        _cut(path, len(whole) + 1 if whole else 0)
-    return releases
+        Raises:
+            ProtocolError: the run has reserved nothing, or the count is negative.
+        """
+        self._ledger.settle_reservation(self._run, count)
 
+    def participate(self, round: int, separation: int, most: int) -> None:
+        """Record that the owner is about to take part in a round, if the rule of its mechanism allows it.
 
-def _release(sample_rate: float, noise_multiplier: float, n_steps: int) -> Release:
-    release = Release(float(sample_rate), float(noise_multiplier), int(n_steps))
-    if not (0 < release.sample_rate <= 1 and release.noise_multiplier > 0 and release.n_steps >= 0):
-        raise ValueError("out of range")
-    return release
+        Args:
+            round: the round.
+            separation: rounds from one part of the owner to its next, at least.
+            most: parts of the owner in the run, at most.
 
+        Raises:
+            ProtocolError: it is too soon after the last part, or one too many; nothing is recorded.
+        """
+        self._ledger.participate(self._run, round, separation, most)
 
-def _cut(path: Path, size: int) -> None:
-    with path.open("r+b") as file:
-        file.truncate(size)
-        file.flush()
-        os.fsync(file.fileno())
+    def _release(self, round: int | None, charge: Charge, purpose: Purpose) -> Release:
+        return Release(self._run, self._experiment, round, purpose, self._unit, charge.event, charge.count)

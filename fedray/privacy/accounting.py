@@ -1,73 +1,92 @@
-"""Epsilon of Poisson-subsampled Gaussian steps, and the noise that a budget allows.
+"""Epsilon of composed events by dp-accounting, and the noise that a budget allows.
 
-Reported is dp-accounting's figure by privacy loss distributions (PLD: Koskela et al. 2020; Doroshenko et al. 2022,
-whose discretisation gives an upper bound), beside it Opacus's by Renyi DP (Mironov 2017). Both are for neighbouring
-shards of which one has nothing in place of one example (accounted as an example added or removed). The central-limit
-figure of Gaussian DP is no upper bound under subsampling and is not offered.
+Two accountants, both upper bounds: privacy loss distributions (PLD: Koskela et al. 2020; Doroshenko et al. 2022, whose
+discretisation errs upwards), for Gaussian sums, trees of them, and Poisson samples; and Renyi DP (RDP: Mironov 2017),
+Two accountants, both upper bounds: privacy loss distributions (PLD: Koskela et al. 2020; Doroshenko et al. 2022, whose
+upper bound under subsampling and is not offered.
+
+RDP curves add up for one relation of neighbours. That is "zero-out" here; where dp-accounting knows an event only for
+units that are replaced by any other, its larger curve is taken: Gaussian sums over samples of fixed size, in which a
+unit that is left out makes room for another, so that twice the clip is at stake.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 import dp_accounting
 import numpy as np
-from dp_accounting import pld
+from dp_accounting import NeighboringRelation, pld, rdp
+from dp_accounting.rdp import rdp_privacy_accountant
 from numpy.typing import NDArray
-from opacus.accountants import RDPAccountant
-from opacus.accountants.analysis import rdp
 
 from fedray.errors import ConfigError
+from fedray.privacy.distributed.bounds import skellam_rdp
+from fedray.privacy.events import (
+    Charge,
+    Concentrated,
+    Event,
+    FixedSizeGaussian,
+    Gaussian,
+    SampledGaussian,
+    Skellam,
+    Tree,
+)
 from fedray.values import Spent
 
-_ORDERS = (*RDPAccountant.DEFAULT_ALPHAS, 128, 256, 512, 1024)
-"""Opacus's Renyi orders, and some larger ones for small budgets."""
+ORDERS: tuple[float, ...] = tuple(rdp_privacy_accountant.DEFAULT_RDP_ORDERS)
+"""Renyi orders."""
 
 _COARSEST = 1e-5
 """Grid of the privacy loss over epsilon, for large epsilons: keeps memory bounded."""
+_LARGEST_NOISE = 1e5
+_KEPT = 0.01
+"""Share of delta for samplers that are not exact."""
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Some steps of one subsampled Gaussian mechanism.
+def spent(charges: Iterable[Charge], delta: float) -> Spent:
+    """What the composition of charges costs at ``delta``: the smaller figure of two accountants.
 
-    Attributes:
-        sample_rate: probability q of each example to be in a batch.
-        noise_multiplier: deviation of the noise over the clipping norm.
-        n_steps: number of steps.
+    Where samplers are not exact, being within tau in total variation of what is accounted for, a part of delta is kept
+    for that: it costs (1 + exp(epsilon)) tau. Epsilon is infinite where that part does not do.
     """
+    merged = merge(charges)
+    if failure := sum(charge.count * _failure(charge.event) for charge in merged):
+        by_rdp = _epsilon_rdp(merged, delta * (1 - _KEPT))
+        is_covered = (1 + math.exp(min(by_rdp, 700.0))) * failure <= delta * _KEPT
+        by_rdp = by_rdp if is_covered else math.inf
+        return Spent(by_rdp, "RDP", by_rdp, delta)
+    by_rdp, by_pld = _epsilon_rdp(merged, delta), _epsilon_pld(merged, delta)
+    if by_pld is None or by_rdp < by_pld:
+        return Spent(by_rdp, "RDP", by_rdp, delta)
+    return Spent(by_pld, "PLD", by_rdp, delta)
 
-    sample_rate: float
-    noise_multiplier: float
-    n_steps: int
 
+def calibrate(charges_at: Callable[[float], Sequence[Charge]], epsilon: float, delta: float) -> float:
+    """Smallest noise multiplier, to one part in a thousand and never below, that keeps to a budget.
 
-def spent(releases: Iterable[Release], delta: float) -> Spent:
-    """What the composition of releases costs at ``delta``, by both accountants."""
-    merged = _merge(releases)
-    return Spent(_epsilon_pld(merged, delta), _epsilon_rdp(merged, delta), delta)
-
-
-@lru_cache(maxsize=256)
-def calibrate(epsilon: float, delta: float, sample_rate: float, n_steps: int) -> float:
-    """Smallest noise multiplier, to one part in a thousand and never below, whose PLD epsilon is at most ``epsilon``.
+    Args:
+        charges_at: all charges of the planned work, for a noise multiplier.
+        epsilon: the budget.
+        delta: failure probability.
 
     Raises:
-        ConfigError: no noise multiplier up to 10,000 reaches the budget.
+        ConfigError: no noise multiplier up to 100,000 reaches the budget.
     """
 
     def affordable(noise_multiplier: float) -> bool:
-        return _epsilon_pld((Release(sample_rate, noise_multiplier, n_steps),), delta) <= epsilon
+        return spent(charges_at(noise_multiplier), delta).epsilon <= epsilon
 
     low, high = 0.05, 1.0
     while not affordable(high):
         low, high = high, high * 2
-        if high > 10_000:
+        if high > _LARGEST_NOISE:
             raise ConfigError(
-                f"privacy.epsilon {epsilon} at delta {delta} over {n_steps} steps",
+                f"privacy.epsilon {epsilon:g} at delta {delta:g}, which no noise reaches",
                 "a budget that some noise can meet",
                 "raise epsilon, or train for fewer rounds, epochs or steps",
             )
@@ -77,58 +96,109 @@ def calibrate(epsilon: float, delta: float, sample_rate: float, n_steps: int) ->
     return high
 
 
-def _merge(releases: Iterable[Release]) -> tuple[Release, ...]:
-    steps: dict[tuple[float, float], int] = {}
-    for release in releases:
-        key = (release.sample_rate, release.noise_multiplier)
-        steps[key] = steps.get(key, 0) + release.n_steps
-    return tuple(Release(rate, noise, n) for (rate, noise), n in sorted(steps.items()) if n)
+def renyi(charges: Iterable[Charge]) -> NDArray[np.float64]:
+    """Renyi DP of the composition at each of ``ORDERS``, shape ``(len(ORDERS),)``."""
+    curves = [charge.count * _renyi_of_one(charge.event) for charge in merge(charges)]
+    return np.sum(curves, axis=0) if curves else np.zeros(len(ORDERS))
+
+
+def merge(charges: Iterable[Charge]) -> tuple[Charge, ...]:
+    """The same charges, each event once."""
+    counts: dict[Event, int] = {}
+    for charge in charges:
+        counts[charge.event] = counts.get(charge.event, 0) + charge.count
+    merged = [Charge(event, count) for event, count in counts.items() if count]
+    return tuple(sorted(merged, key=repr))
 
 
 @lru_cache(maxsize=4096)
-def _epsilon_pld(releases: tuple[Release, ...], delta: float) -> float:
-    if not releases:
+def _epsilon_rdp(charges: tuple[Charge, ...], delta: float) -> float:
+    if not charges:
         return 0.0
-    grid = max(min(_interval(release) for release in releases), _COARSEST * _epsilon_rdp(releases, delta))
+    return float(rdp.compute_epsilon(ORDERS, renyi(charges), delta)[0])
+
+
+@lru_cache(maxsize=4096)
+def _epsilon_pld(charges: tuple[Charge, ...], delta: float) -> float | None:
+    """None where an event has no privacy loss distribution."""
+    if not charges:
+        return 0.0
+    events = [_as_gaussian(charge.event) for charge in charges]
+    if any(not isinstance(event, Gaussian | SampledGaussian) for event in events):
+        return None
+    grid = max(min(_interval(event) for event in events), _COARSEST * _epsilon_rdp(charges, delta))
     accountant = pld.PLDAccountant(value_discretization_interval=grid)
-    accountant.compose(_event(releases))
+    for event, charge in zip(events, charges, strict=True):
+        accountant.compose(_dp_event(event), charge.count)
     return float(accountant.get_epsilon(delta))
 
 
-def _epsilon_rdp(releases: tuple[Release, ...], delta: float) -> float:
-    if not releases:
-        return 0.0
-    curve = sum(release.n_steps * _rdp_of_a_step(release.sample_rate, release.noise_multiplier) for release in releases)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Optimal order is the")
-        return float(rdp.get_privacy_spent(orders=_ORDERS, rdp=curve, delta=delta)[0])
+def _as_gaussian(event: Event) -> Event:
+    """A tree is one Gaussian mechanism: a unit's part is in one node of each of its levels."""
+    if isinstance(event, Tree):
+        return Gaussian(event.noise_multiplier / math.sqrt(event.n_steps.bit_length()))
+    return event
 
 
 @lru_cache(maxsize=1024)
-def _rdp_of_a_step(sample_rate: float, noise_multiplier: float) -> NDArray[np.float64]:
-    """Renyi DP of one step at each of the orders; of n steps it is n times that."""
-    found = rdp.compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=_ORDERS)
-    return np.asarray(found, dtype=np.float64)
+def _renyi_of_one(event: Event) -> NDArray[np.float64]:
+    if isinstance(event, Skellam):
+        return skellam_rdp(event, ORDERS)
+    accountant = rdp.RdpAccountant(ORDERS, _relation(event))
+    with _quiet():
+        accountant.compose(_dp_event(event))
+    return np.asarray(accountant.rdp, dtype=np.float64)
 
 
-def _event(releases: tuple[Release, ...]) -> dp_accounting.DpEvent:
-    return dp_accounting.ComposedDpEvent(
-        [
-            dp_accounting.SelfComposedDpEvent(
-                dp_accounting.PoissonSampledDpEvent(
-                    release.sample_rate, dp_accounting.GaussianDpEvent(release.noise_multiplier)
-                ),
-                release.n_steps,
+def _failure(event: Event) -> float:
+    return event.failure if isinstance(event, Concentrated | Skellam) else 0.0
+
+
+def _relation(event: Event) -> NeighboringRelation:
+    match event:
+        case FixedSizeGaussian():
+            return NeighboringRelation.REPLACE_ONE
+        case Tree():
+            return NeighboringRelation.REPLACE_SPECIAL
+        case _:
+            return NeighboringRelation.ADD_OR_REMOVE_ONE
+
+
+def _dp_event(event: Event) -> dp_accounting.DpEvent:
+    match event:
+        case Gaussian(z):
+            return dp_accounting.GaussianDpEvent(z)
+        case SampledGaussian(rate, z):
+            return dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(z))
+        case FixedSizeGaussian(population, size, z):
+            return dp_accounting.SampledWithoutReplacementDpEvent(
+                population, size, dp_accounting.GaussianDpEvent(z / 2)
             )
-            for release in releases
-        ]
-    )
+        case Tree(z, n_steps):
+            return dp_accounting.SingleEpochTreeAggregationDpEvent(z, n_steps)
+        case Concentrated(rho, _):
+            return dp_accounting.ZCDpEvent(rho)
+    raise AssertionError(event)
 
 
-def _interval(release: Release) -> float:
+def _interval(event: Event) -> float:
     """Grid of the privacy loss: a small part of one step's spread, about q/z. Coarser is safe but looser.
 
     Never so fine that a step's whole range, about 10/z + 1/(2 z^2), takes more than a million points.
     """
-    rate, noise = release.sample_rate, release.noise_multiplier
+    assert isinstance(event, Gaussian | SampledGaussian)
+    noise = event.noise_multiplier
+    rate = event.sample_rate if isinstance(event, SampledGaussian) else 1.0
     return max(min(1e-3, 0.05 * rate / noise), 1e-6 * (10 / noise + 0.5 / noise**2))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without dp-accounting's warnings of single orders that it leaves out, which can only raise epsilon."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -13,6 +13,7 @@ import secrets
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ from torch.optim import Optimizer
 
 from fedray import seeds
 from fedray.errors import ModelError
-from fedray.privacy.account import PrivacyAccount
-from fedray.privacy.accounting import Release, calibrate
+from fedray.privacy.account import Account
+from fedray.privacy.accounting import calibrate
+from fedray.privacy.events import Charge, SampledGaussian
 from fedray.tasks.descent import Batch, Steps, count_steps
 from fedray.tasks.losses import Loss
 from fedray.values import Assignment, Schema, Work
@@ -66,14 +68,28 @@ class DpSgdPlan:
         clip: float,
         work: Work,
         n_rounds: int,
+        besides: tuple[Charge, ...] = (),
     ) -> DpSgdPlan:
-        """The plan whose epsilon after ``n_rounds`` rounds of ``work`` is the given one.
+        """The plan whose epsilon after ``n_rounds`` rounds of ``work``, and all ``besides``, is the given one.
 
         Raises:
             ConfigError: no noise can meet the budget.
         """
         n_steps = max(1, n_rounds) * count_steps(work, n_rows, batch_size)
-        return cls(n_rows, batch_size, clip, calibrate(epsilon, delta, min(1.0, batch_size / n_rows), n_steps))
+        noise_multiplier = _calibrated(epsilon, delta, min(1.0, batch_size / n_rows), n_steps, besides)
+        return cls(n_rows, batch_size, clip, noise_multiplier)
+
+    def charge(self, n_steps: int) -> Charge:
+        """What so many steps cost."""
+        return Charge(SampledGaussian(self.sample_rate, self.noise_multiplier), n_steps)
+
+
+@lru_cache(maxsize=256)
+def _calibrated(epsilon: float, delta: float, sample_rate: float, n_steps: int, besides: tuple[Charge, ...]) -> float:
+    def charges_at(noise_multiplier: float) -> list[Charge]:
+        return [Charge(SampledGaussian(sample_rate, noise_multiplier), n_steps), *besides]
+
+    return calibrate(charges_at, epsilon, delta)
 
 
 class PrivateDescent:
@@ -85,7 +101,7 @@ class PrivateDescent:
         unsafe_replay_seed: for tests only; makes batches and noise a function of it and of the round's seed.
     """
 
-    def __init__(self, plan: DpSgdPlan, account: PrivacyAccount, unsafe_replay_seed: int | None = None) -> None:
+    def __init__(self, plan: DpSgdPlan, account: Account, unsafe_replay_seed: int | None = None) -> None:
         self._plan = plan
         self._account = account
         self._unsafe_replay_seed = unsafe_replay_seed
@@ -107,7 +123,7 @@ class PrivateDescent:
         """
         plan = self._plan
         n_steps = count_steps(assignment.work, plan.n_rows, plan.batch_size)
-        self._account.charge(assignment.plan.round, Release(plan.sample_rate, plan.noise_multiplier, n_steps))
+        self._account.charge(assignment.plan.round, plan.charge(n_steps))
         if self._wrapped is None:
             self._wrapped = GradSampleModule(module)
         private = _NoisyOptimizer(

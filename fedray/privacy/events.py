@@ -14,6 +14,7 @@ from msgspec import Meta
 
 Positive = Annotated[float, Meta(gt=0)]
 Rate = Annotated[float, Meta(gt=0, le=1)]
+Distance = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 
 Unit = Literal["example", "owner"]
@@ -53,9 +54,15 @@ class Tree(_Event, frozen=True, tag="tree"):
 
 
 class Concentrated(_Event, frozen=True, tag="concentrated"):
-    """A mechanism of zero-concentrated differential privacy rho (Bun and Steinke 2016)."""
+    """A mechanism of zero-concentrated differential privacy rho (Bun and Steinke 2016).
+
+    Attributes:
+        rho: bound of its Renyi divergences over their orders.
+        failure: how far, in total variation, what is really drawn is from the law that ``rho`` holds for.
+    """
 
     rho: Positive
+    failure: Distance = 0.0
 
 
 class Skellam(_Event, frozen=True, tag="skellam"):
@@ -65,11 +72,13 @@ class Skellam(_Event, frozen=True, tag="skellam"):
         l1: largest L1 norm of one unit's part.
         l2: largest L2 norm of one unit's part.
         variance: of the noise in each coordinate of the sum.
+        failure: how far, in total variation, what is really drawn is from that law.
     """
 
     l1: Positive
     l2: Positive
     variance: Positive
+    failure: Distance = 0.0
 
 
 Event = Gaussian | SampledGaussian | FixedSizeGaussian | Tree | Concentrated | Skellam
@@ -97,7 +106,7 @@ def at_example_level(event: Event) -> Event:
             return Gaussian(z / 2)
         case Tree(z, n_steps):
             return Tree(z / 2, n_steps)
-        case Concentrated(rho):
-            return Concentrated(4 * rho)
-        case Skellam(l1, l2, variance):
-            return Skellam(2 * l1, 2 * l2, variance)
+        case Concentrated(rho, failure):
+            return Concentrated(4 * rho, failure)
+        case Skellam(l1, l2, variance, failure):
+            return Skellam(2 * l1, 2 * l2, variance, failure)

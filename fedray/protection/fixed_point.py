@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from fedray import seeds
 from fedray.errors import ConfigError, RoundAbandoned, UpdateRefused
+from fedray.protection.encoding import Ring, Signed
 from fedray.values import Assignment, Payload, Total, Update, Vector
 
 WEIGHT_BITS = 24
@@ -31,9 +31,6 @@ PIECE = 2**15
 """Values that are worked on at a time, so that they stay in the cache."""
 
 _SMALLEST = 2.0**-64
-
-Ring = type[np.uint16] | type[np.uint32]
-Signed = NDArray[np.signedinteger[Any]]
 
 
 @dataclass(frozen=True, slots=True)

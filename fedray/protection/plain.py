@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedray.errors import ProtocolError, RoundAbandoned, UpdateRefused
-from fedray.protection.fixed_point import FixedPoint
+from fedray.protection.encoding import Encoding
 from fedray.protocols import Ask
 from fedray.values import Assignment, Payload, Sealed, SumRecord, Total, Update
 
@@ -16,33 +16,33 @@ class PlainSealer:
     """Encodes and hides nothing.
 
     Args:
-        fixed_point: how updates become integers.
+        encoding: how updates become integers.
         seed: the experiment's seed, for stochastic rounding.
     """
 
     identity = b""
 
-    def __init__(self, fixed_point: FixedPoint, seed: int) -> None:
-        self._fixed_point = fixed_point
+    def __init__(self, encoding: Encoding, seed: int) -> None:
+        self._encoding = encoding
         self._seed = seed
 
     def answer(self, message: bytes) -> bytes:
         raise ProtocolError(f"a message of {len(message)} bytes", "none: plain protection has no protocol", "ignore it")
 
     def seal(self, update: Update, assignment: Assignment, terms: bytes) -> tuple[Payload, bytes]:  # noqa: ARG002
-        return self._fixed_point.encode(update, assignment, self._seed), b""
+        return self._encoding.encode(update, assignment, self._seed), b""
 
 
 class PlainCombiner:
     """Adds integers: exact, in any order, one vector in memory."""
 
-    def __init__(self, fixed_point: FixedPoint, weight_bound: int, owners: Sequence[str]) -> None:
+    def __init__(self, encoding: Encoding, weight_bound: int, owners: Sequence[str]) -> None:
         self.owners = sorted(owners)
         self.lost: Mapping[str, str] = {}
         self._added: set[str] = set()
-        self._fixed_point = fixed_point
+        self._encoding = encoding
         self._weight_bound = weight_bound
-        self._sum = np.zeros(fixed_point.length, dtype=fixed_point.ring)
+        self._sum = np.zeros(encoding.length, dtype=encoding.ring)
         self._is_opened = False
         self._reason = ""
 
@@ -57,9 +57,9 @@ class PlainCombiner:
         """
         if sealed.owner not in self.owners or sealed.owner in self._added:
             raise UpdateRefused(f"an update of {sealed.owner}", "one of each owner that was asked", "check the owner")
-        if self.n_added >= self._fixed_point.n_owners:
-            raise UpdateRefused("one update more than a sum holds", str(self._fixed_point.n_owners), "check the cohort")
-        self._fixed_point.check_readable(sealed.payload)
+        if self.n_added >= self._encoding.n_owners:
+            raise UpdateRefused("one update more than a sum holds", str(self._encoding.n_owners), "check the cohort")
+        self._encoding.check_readable(sealed.payload)
         self._sum += sealed.payload
         self._added.add(sealed.owner)
 
@@ -76,7 +76,7 @@ class PlainCombiner:
         if not self.n_added:
             raise RoundAbandoned("no update", "one at least", "see why owners sent none")
         try:
-            total = self._fixed_point.decode(self._fixed_point.signed(self._sum), self._weight_bound)
+            total = self._encoding.decode(self._encoding.signed(self._sum), self._weight_bound)
         except RoundAbandoned as error:
             self._reason = error.found
             raise
@@ -104,9 +104,9 @@ class PlainCombiner:
 class PlainProtection:
     """The server's half. It can read every update."""
 
-    def __init__(self, fixed_point: FixedPoint, weight_bound: int) -> None:
-        self._fixed_point = fixed_point
+    def __init__(self, encoding: Encoding, weight_bound: int) -> None:
+        self._encoding = encoding
         self._weight_bound = weight_bound
 
     def combiner(self, round: int, owners: Sequence[str], ask: Ask) -> PlainCombiner:  # noqa: ARG002  # see the seam
-        return PlainCombiner(self._fixed_point, self._weight_bound, owners)
+        return PlainCombiner(self._encoding, self._weight_bound, owners)

@@ -103,8 +103,8 @@ class Variant:
         by_round: dict[int, list[tuple[int, float]]] = {}
         for run in self.counted:
             for record in run.rounds:
-                if name in record.metrics:
-                    by_round.setdefault(record.round, []).append((seed_of(run), record.metrics[name]))
+                if name in record.evaluation:
+                    by_round.setdefault(record.round, []).append((seed_of(run), record.evaluation[name]))
         points = [(number, _interval_by_seed(pairs)) for number, pairs in sorted(by_round.items())]
         return [(number, point) for number, point in points if point is not None]
 
@@ -175,7 +175,7 @@ def _interval_by_seed(pairs: Iterable[tuple[int, float | None]]) -> Interval | N
 
 
 def final(
-    run: RunRecords, metric: str, metrics: Callable[[RoundRecord], Mapping[str, float]] = lambda r: r.metrics
+    run: RunRecords, metric: str, metrics: Callable[[RoundRecord], Mapping[str, float]] = lambda r: r.evaluation
 ) -> float | None:
     """The metric's value in the last round that has it; None where none has."""
     found = (metrics(record) for record in reversed(run.rounds) if metric in metrics(record))

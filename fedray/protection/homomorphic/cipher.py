@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tenseal import _ts_cpp
 
 from fedray.errors import ProtocolError
-from fedray.protection.fixed_point import Signed
+from fedray.protection.encoding import Signed
 from fedray.protection.homomorphic.parameters import BfvParameters, CkksParameters, Parameters
 from fedray.protection.homomorphic.stream import Stream
 from fedray.protection.homomorphic.words import Words, add

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from fedray.config.learning import KEY_HOLDER
 from fedray.errors import ProtocolError
 from fedray.protection import wire
-from fedray.protection.fixed_point import PIECE, FixedPoint, Signed
+from fedray.protection.encoding import Signed
+from fedray.protection.fixed_point import PIECE, FixedPoint
 from fedray.protection.homomorphic import probe
 from fedray.protection.homomorphic.cipher import PublicKey
 from fedray.protection.homomorphic.messages import (

@@ -39,7 +39,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from fedray.errors import ProtocolError
-from fedray.protection.fixed_point import Signed
+from fedray.protection.encoding import Signed
 from fedray.protection.wire import canonical
 
 N_FORMS = 2

@@ -15,7 +15,8 @@ import numpy as np
 
 from fedray.errors import ProtocolError, RoundAbandoned, UpdateRefused
 from fedray.protection import wire
-from fedray.protection.fixed_point import FixedPoint, Signed
+from fedray.protection.encoding import Signed
+from fedray.protection.fixed_point import FixedPoint
 from fedray.protection.homomorphic import probe
 from fedray.protection.homomorphic.line import KeyHolderLine
 from fedray.protection.homomorphic.manifest import require_for

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedray.errors import ProtocolError
-from fedray.protection.fixed_point import FixedPoint
+from fedray.protection.encoding import Encoding
 from fedray.protection.identity import Identity, Trust, is_signed
 from fedray.protection.journal import Journal
 from fedray.protection.masked import masks, shamir
@@ -73,7 +73,7 @@ class MaskedSealer:
         identity: its signing key.
         trust: whose public keys it takes for true.
         rules: what it holds every round to.
-        fixed_point: how updates become integers.
+        encoding: how updates become integers.
         seed: the experiment's seed, for stochastic rounding only.
         journal: rounds that it has sealed.
     """
@@ -84,7 +84,7 @@ class MaskedSealer:
         identity: Identity,
         trust: Trust,
         rules: Rules,
-        fixed_point: FixedPoint,
+        encoding: Encoding,
         seed: int,
         journal: Journal,
     ) -> None:
@@ -92,7 +92,7 @@ class MaskedSealer:
         self._identity = identity
         self._trust = trust
         self._rules = rules
-        self._fixed_point = fixed_point
+        self._encoding = encoding
         self._seed = seed
         self._journal = journal
         self._rounds: dict[int, _Round] = {}
@@ -171,12 +171,12 @@ class MaskedSealer:
         self._require(current, briefing.owners, within=set(self._graph_of(current).names))
         if assignment.plan.round != current.number or assignment.owner != self._owner:
             raise ProtocolError("a briefing for another round or owner", "one for this assignment", "check the server")
-        self._fixed_point.require(update, assignment.weight_bound)
+        self._encoding.require(update, assignment.weight_bound)
         self._journal.use(current.number)
         current.owners = frozenset(briefing.owners)
         streams = [mask.stream() for mask in self._masks(current, terms)]
-        sealed, scratch = np.empty(self._fixed_point.length, dtype=self._fixed_point.ring), masks.scratch()
-        for part, piece in self._fixed_point.pieces(update, assignment, self._seed):
+        sealed, scratch = np.empty(self._encoding.length, dtype=self._encoding.ring), masks.scratch()
+        for part, piece in self._encoding.pieces(update, assignment, self._seed):
             target = sealed[part]
             np.copyto(target, piece, casting="unsafe")
             for stream in streams:
@@ -244,7 +244,7 @@ class MaskedSealer:
         return current.graph
 
     def _graph(self, asked: KeyList) -> Graph:
-        names, fewest, most = asked.names, self._rules.min_owners, self._fixed_point.n_owners
+        names, fewest, most = asked.names, self._rules.min_owners, self._encoding.n_owners
         if names != sorted(set(names)) or self._owner not in names or not fewest <= len(names) <= most:
             raise ProtocolError(
                 f"a cohort of {len(set(names))}",

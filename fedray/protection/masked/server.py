@@ -17,7 +17,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedray.errors import ProtocolError, RoundAbandoned, UpdateRefused
-from fedray.protection.fixed_point import FixedPoint
+from fedray.protection.encoding import Encoding
 from fedray.protection.identity import Trust
 from fedray.protection.line import Line, Lost
 from fedray.protection.masked import masks, shamir
@@ -52,17 +52,17 @@ class MaskedProtection:
 
     Args:
         rules: what owners hold the round to.
-        fixed_point: how updates become integers.
+        encoding: how updates become integers.
         weight_bound: largest weight of an update.
         run: 16 random bytes that name the run.
         enrolled: owner's name to its public key; empty to take owners' first keys for true.
     """
 
     def __init__(
-        self, rules: Rules, fixed_point: FixedPoint, weight_bound: int, run: bytes, enrolled: Mapping[str, bytes]
+        self, rules: Rules, encoding: Encoding, weight_bound: int, run: bytes, enrolled: Mapping[str, bytes]
     ) -> None:
         self._rules = rules
-        self._fixed_point = fixed_point
+        self._encoding = encoding
         self._weight_bound = weight_bound
         self._run = run
         self._trust = Trust(enrolled)
@@ -70,7 +70,7 @@ class MaskedProtection:
     def combiner(self, round: int, owners: Sequence[str], ask: Ask) -> MaskedCombiner:
         """Agree on keys and share secrets; three exchanges with every owner."""
         talk = Talk(self._run, round, ask)
-        combiner = MaskedCombiner(self._rules, self._fixed_point, self._weight_bound, self._trust, talk)
+        combiner = MaskedCombiner(self._rules, self._encoding, self._weight_bound, self._trust, talk)
         combiner.prepare(sorted(owners))
         return combiner
 
@@ -99,11 +99,11 @@ class MaskedCombiner:
         n_added: updates in the sum.
     """
 
-    def __init__(self, rules: Rules, fixed_point: FixedPoint, weight_bound: int, trust: Trust, talk: Talk) -> None:
+    def __init__(self, rules: Rules, encoding: Encoding, weight_bound: int, trust: Trust, talk: Talk) -> None:
         self.owners: list[str] = []
         self.lost: dict[str, str] = {}
         self._rules = rules
-        self._fixed_point = fixed_point
+        self._encoding = encoding
         self._weight_bound = weight_bound
         self._trust = trust
         self._talk = talk
@@ -111,7 +111,7 @@ class MaskedCombiner:
         self._graph = Graph((), 0, 0)
         self._keys: Mapping[str, Keys] = {}
         self._commitments: Mapping[str, bytes] = {}
-        self._sum = np.zeros(fixed_point.length, dtype=fixed_point.ring)
+        self._sum = np.zeros(encoding.length, dtype=encoding.ring)
         self._alive: dict[str, bytes] = {}
         self._is_opened = False
         self._abandoned: RoundAbandoned | None = None
@@ -214,7 +214,7 @@ class MaskedCombiner:
         """
         if sealed.owner not in self.owners or sealed.owner in self._alive:
             raise UpdateRefused(f"an update of {sealed.owner}", "one of each owner that shared keys", "check the owner")
-        self._fixed_point.check(sealed.payload)
+        self._encoding.check(sealed.payload)
         self._sum += sealed.payload
         self._alive[sealed.owner] = sealed.terms
 
@@ -234,7 +234,7 @@ class MaskedCombiner:
         try:
             revealed = self._unmask(sorted(self._alive))
             masks.apply_all(self._sum, [mask.inverse for mask in self._remaining_masks(revealed)])
-            found = self._fixed_point.decode(self._fixed_point.signed(self._sum), self._weight_bound)
+            found = self._encoding.decode(self._encoding.signed(self._sum), self._weight_bound)
         except RoundAbandoned as error:
             self._abandon(error)
             raise
