@@ -37,7 +37,7 @@ MOST_FEATURES = 500
 """Canaries of one owner at most: its per-example gradients take the square of it."""
 ORDINARY_SHARE = 20
 """One row in so many is no canary."""
-_PLAIN = config.Plain(clip=2.0**18, precision=2.0**-5)
+_PLAIN = config.Plain(clip=2.0**16, precision=2.0**-4)
 """Updates are in units of the clip here: noise is larger than this precision by far."""
 
 

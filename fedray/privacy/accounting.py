@@ -1,8 +1,8 @@
 """Epsilon of composed events by dp-accounting, and the noise that a budget allows.
 
 Two accountants, both upper bounds: privacy loss distributions (PLD: Koskela et al. 2020; Doroshenko et al. 2022, whose
-discretisation errs upwards), for Gaussian sums, trees of them, and Poisson samples; and Renyi DP (RDP: Mironov 2017),
-Two accountants, both upper bounds: privacy loss distributions (PLD: Koskela et al. 2020; Doroshenko et al. 2022, whose
+discretisation errs upwards), for Gaussian sums, trees of them, and Poisson samples; and Renyi DP (RDP: Mironov 2017)
+for all events. The smaller figure is reported, with its name. The central-limit figure of Gaussian DP is no
 upper bound under subsampling and is not offered.
 
 RDP curves add up for one relation of neighbours. That is "zero-out" here; where dp-accounting knows an event only for

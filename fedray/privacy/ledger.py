@@ -64,6 +64,11 @@ class Ledger:
         self.owner = owner
 
     @property
+    def head(self) -> str:
+        """Hash of the file's last entry, in hex, as far as it was read."""
+        return self._file.head
+
+    @property
     def budgets(self) -> Mapping[Unit, Budget]:
         """The budget of each unit that has one."""
         self._file.refresh()

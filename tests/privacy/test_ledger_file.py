@@ -73,14 +73,14 @@ def is_refused(read: Callable[[Path], object], path: Path) -> bool:
 
 
 def test_every_change_of_a_byte_is_an_error_and_never_a_smaller_figure(written: Path, tmp_path: Path) -> None:
-    """At every place some values, at every 40th and the last ones all 255."""
+    """At every place some values, at every 60th and the last ones all 255."""
     changed, content = tmp_path / "changed", written.read_bytes()
     for place, byte in enumerate(content):
-        thorough = place % 40 == 0 or place >= len(content) - 3
+        thorough = place % 60 == 0 or place >= len(content) - 3
         for other in (set(range(256)) if thorough else {0, 10, 34, byte ^ 1}) - {byte}:
             changed.write_bytes(with_byte(content, place, other))
             assert is_refused(verify, changed), (place, other)
-            if other in (0, 10, byte ^ 1):
+            if other in (10, byte ^ 1):
                 assert is_refused(LedgerFile, changed), (place, other)
                 assert changed.read_bytes() == with_byte(content, place, other)
 

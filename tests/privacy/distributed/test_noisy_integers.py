@@ -165,7 +165,7 @@ def test_sums_stay_within_the_bound_as_often_as_it_says(
 
 
 @pytest.mark.parametrize("noise", [DiscreteGaussianNoise(3.0), DiscreteGaussianNoise(0.7), SkellamNoise(3.0)])
-@pytest.mark.parametrize("rate", [0.01, 0.3, 1.0, 1.5])
+@pytest.mark.parametrize("rate", [0.01, 0.3, 1.0])
 def test_log_moments_are_those_of_the_table_at_most(noise: Noise, rate: float) -> None:
     table = noise.table
     bounds = [0, *table.thresholds, 2**128]
