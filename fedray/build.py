@@ -159,7 +159,7 @@ def open_federation(
     """
     names = data.owner_names(experiment.data)
     planned = planned_rounds(experiment.cohort, names, experiment.seed, experiment.rounds)
-    run = _run_id(state_dir)
+    run = "" if isinstance(experiment.privacy, NoPrivacy) else _run_id(state_dir)
     openers = {
         name: partial(open_owner, experiment, name, planned[name], state_dir / _folder(name), run, shared_ledger)
         for name in names

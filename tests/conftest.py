@@ -1,4 +1,4 @@
-"""What all tests share: a cache of data sets apart from the user's, and ``tests`` as a place to import helpers from."""
+"""What all tests share: data sets and ledgers apart from the user's, and ``tests`` as a place to import helpers from."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ pytest.register_assert_rewrite(
 def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDRAY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ledgers_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test may charge what the user's own owners have spent: nobody has opened a ledger here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDRAY_LEDGERS", str(tmp_path_factory.getbasetemp() / "ledgers"))
         yield
 
 

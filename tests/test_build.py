@@ -24,6 +24,7 @@ from fedray.strategies import FedAvg, FedProx
 from fedray.tasks.descent import ShuffledDescent
 from fedray.values import Absent, Examples, Schema, Sealed, Shard, Work
 
+RUN = "a run"
 SMALL: dict[str, Any] = {"data": {"name": "digits", "owners": 3, "split": "iid"}, "model": "logistic"}
 
 
@@ -112,9 +113,9 @@ def test_an_owner_whose_rows_have_another_shape_is_refused_by_name(tmp_path: Pat
     pd.DataFrame({"x": [1.0, 2.0] * 5, "y": [1.0, 2.0] * 5, "target": [0, 1] * 5}).to_parquet(tmp_path / "a.parquet")
     pd.DataFrame({"x": [1.0, 2.0] * 5, "target": [0, 1] * 5}).to_parquet(tmp_path / "b.parquet")
     experiment = validated({"data": {"name": "tables", "path": tmp_path, "classes": [0, 1]}, "model": "logistic"})
-    open_owner(experiment, "a", 1, tmp_path / "state")
+    open_owner(experiment, "a", 1, tmp_path / "state", RUN)
     with pytest.raises(DataError, match=r"b\.parquet"):
-        open_owner(experiment, "b", 1, tmp_path / "state")
+        open_owner(experiment, "b", 1, tmp_path / "state", RUN)
 
 
 def test_a_cohort_larger_than_a_folder_of_owners_is_found_by_the_check(tmp_path: Path) -> None:
@@ -199,14 +200,15 @@ def test_owners_keep_what_their_protection_needs_and_no_more(protection: str, tm
 
 def test_an_owner_that_is_opened_again_keeps_its_identity(tmp_path: Path) -> None:
     experiment = validated(SMALL)
-    opened = open_owner(experiment, "owner-00", 1, tmp_path / "state")
+    opened = open_owner(experiment, "owner-00", 1, tmp_path / "state", RUN)
     assert isinstance(opened.answer(1, encode(Invite(bytes(16), 1))), bytes)
-    first, second = (one.join().identity for one in (opened, open_owner(experiment, "owner-00", 1, tmp_path / "state")))
+    again = open_owner(experiment, "owner-00", 1, tmp_path / "state", RUN)
+    first, second = (one.join().identity for one in (opened, again))
     assert first == second
     assert len(first) == 32
-    assert open_owner(experiment, "owner-01", 1, tmp_path / "other").join().identity != first
+    assert open_owner(experiment, "owner-01", 1, tmp_path / "other", RUN).join().identity != first
     plain = validated({**SMALL, "protection": "plain"})
-    assert open_owner(plain, "owner-00", 1, tmp_path / "state").join().identity == b""
+    assert open_owner(plain, "owner-00", 1, tmp_path / "state", RUN).join().identity == b""
 
 
 def test_masks_and_none_give_the_same_bits_in_every_round(tmp_path: Path) -> None:
@@ -258,14 +260,14 @@ def test_an_owner_whose_key_is_another_than_the_enrolled_one_is_refused_by_name(
 ) -> None:
     key_file("owner-01").unlink()
     with pytest.raises(ConfigError, match=r"no signing key in .*owner-01\.pem"):
-        open_owner(enrolled.experiment(), "owner-01", 1, tmp_path / "state")
+        open_owner(enrolled.experiment(), "owner-01", 1, tmp_path / "state", RUN)
     stranger = Identity.kept(key_file("owner-01"))
     stranger.save()
     other = stranger.public.hex()
     with pytest.raises(ConfigError, match="owner 'owner-01' signs with a key that is not the one") as error:
-        open_owner(enrolled.experiment(), "owner-01", 1, tmp_path / "state")
+        open_owner(enrolled.experiment(), "owner-01", 1, tmp_path / "state", RUN)
     assert other in error.value.remedy
-    open_owner(enrolled.experiment(), "owner-00", 1, tmp_path / "state")
+    open_owner(enrolled.experiment(), "owner-00", 1, tmp_path / "state", RUN)
 
 
 def test_an_owner_that_is_not_enrolled_where_others_are_is_found_by_the_check(enrolled: Enrolled) -> None:
@@ -278,7 +280,7 @@ def test_an_owner_that_is_not_enrolled_where_others_are_is_found_by_the_check(en
 def test_a_journal_that_cannot_be_read_is_refused_before_anything_is_sealed(tmp_path: Path) -> None:
     (tmp_path / "sealed_rounds.json").write_text("[")
     with pytest.raises(ConfigError, match=r"sealed_rounds\.json cannot be read"):
-        open_owner(validated(SMALL), "owner-00", 1, tmp_path)
+        open_owner(validated(SMALL), "owner-00", 1, tmp_path, RUN)
 
 
 def test_a_round_that_was_sealed_is_not_sealed_again_by_an_owner_that_was_restarted(tmp_path: Path) -> None:

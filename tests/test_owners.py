@@ -10,11 +10,11 @@ import pytest
 from toys import Talkative, assignment, openers, plan, shard, torch_task
 
 from fedray.errors import BudgetExhausted, ProtocolError
-from fedray.owners import Owner
+from fedray.owners import InProcessCohort, Owner
 from fedray.protection.fixed_point import FixedPoint
 from fedray.protection.plain import PlainSealer
 from fedray.protocols import Sealer
-from fedray.values import Absent, Sealed, Spent, Update, Work
+from fedray.values import Absent, Sealed, Spent, Tally, Update, Work
 
 VECTOR = np.zeros(3, dtype=np.float32)
 GOOD = Update(np.ones(3, dtype=np.float32), 12, 4, True)
@@ -36,7 +36,7 @@ class Scripted:
 
 
 class Bank:
-    spent = Spent(1.0, 2.0, 1e-5)
+    spent = Spent(1.0, "PLD", 2.0, 1e-5)
 
 
 FIXED_POINT = FixedPoint(3, n_owners=3, clip=8.0, precision=2.0**-16)
@@ -66,7 +66,7 @@ def test_an_update_leaves_sealed_with_what_the_server_may_know() -> None:
         (replace(GOOD, delta=np.full(3, 1e9, dtype=np.float32)), "rejected"),
         (replace(GOOD, weight=0), "rejected"),
         (replace(GOOD, weight=33), "rejected"),
-        (BudgetExhausted("found", "expected", "do"), "refused"),
+        (BudgetExhausted("found", "expected", "do"), "exhausted"),
     ],
     ids=["partial", "no step", "misshapen", "not finite", "too large", "no weight", "too heavy", "budget"],
 )
@@ -208,3 +208,88 @@ def test_every_owner_and_round_and_experiment_has_batches_of_its_own() -> None:
         assert task.seeds[0] == task.seeds[2]
         seeds += task.seeds[:2]
     assert len(set(seeds)) == 6
+
+
+# Owner-level privacy ------------------------------------------------------------------------------------------------
+
+
+class Half:
+    """An owner's half of owner-level privacy that notes what it is asked, in order."""
+
+    def __init__(self, seen: list[Any], refusal: Exception | None = None) -> None:
+        self._seen, self._refusal = seen, refusal
+
+    def charge(self, round: int) -> None:
+        self._seen.append(("charged", round))
+        if self._refusal:
+            raise self._refusal
+
+    def bounded(self, update: Update, plan: Any, metrics: Any) -> Update:
+        self._seen.append(("bounded", update, plan.clip, metrics()))
+        return replace(update, delta=update.delta / 2, weight=1)
+
+
+class Measured(Scripted):
+    """A task that can also say how good a model is, and notes when it trains."""
+
+    def __init__(self, answer: Update, seen: list[Any]) -> None:
+        super().__init__(answer)
+        self._seen = seen
+
+    def train(self, vector: Any, assignment: Any, shard: Any, seed: int) -> Update:
+        self._seen.append("trained")
+        return super().train(vector, assignment, shard, seed)
+
+    def evaluate(self, vector: Any, examples: Any) -> Tally:
+        return Tally({"accuracy": float(vector.sum()) * len(examples)}, len(examples))
+
+
+def _with_half(task: Any, half: Half) -> Owner:
+    return Owner("a", shard(), task, PlainSealer(FIXED_POINT, 0), 0, contribution=half)
+
+
+def test_an_owner_is_charged_before_it_trains_and_sends_what_was_bounded() -> None:
+    """Its figures are those of the model that the round began with."""
+    seen: list[Any] = []
+    asked = assignment(replace(plan(round=6), clip=0.25))
+    answer = _with_half(Measured(GOOD, seen), Half(seen)).train(np.full(3, 2.0, np.float32), asked)
+    assert seen == [("charged", 6), "trained", ("bounded", GOOD, 0.25, {"accuracy": 6.0})]
+    assert isinstance(answer, Sealed)
+    assert answer.payload.tolist() == [2**16 // 2 // 32] * 3 + [1, 0]
+    assert answer.spent is None, "the server knows what owner-level privacy costs"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "outcome"),
+    [
+        (BudgetExhausted("epsilon 3 in round 6", "at most 2", "stop"), "exhausted"),
+        (ProtocolError("epsilon 3 in round 6", "at most 2", "stop"), "refused"),
+    ],
+)
+def test_an_owner_that_may_not_take_part_does_not_train(refusal: Exception, outcome: str) -> None:
+    seen: list[Any] = []
+    answer = _with_half(Measured(GOOD, seen), Half(seen, refusal)).train(VECTOR, assignment(plan(round=6)))
+    assert isinstance(answer, Absent)
+    assert (answer.outcome, answer.reason) == (outcome, "epsilon 3 in round 6; expected at most 2")
+    assert seen == [("charged", 6)]
+
+
+def test_private_figures_are_all_that_an_owner_says_of_its_rows() -> None:
+    class Noisy:
+        def __call__(self, evaluate: Any) -> Tally:
+            true = evaluate()
+            return Tally({"accuracy": true.sums["accuracy"] + 0.5}, true.count)
+
+    owner = Owner("a", shard(), Measured(GOOD, []), PlainSealer(FIXED_POINT, 0), 0, noisy=Noisy())
+    assert owner.evaluate(np.ones(3, np.float32), "holdout") == Tally({"accuracy": 15.5}, 5)
+
+
+def test_an_owner_without_a_budget_for_figures_is_left_out_of_the_evaluation() -> None:
+    def spent(evaluate: Any) -> Tally:
+        raise BudgetExhausted("found", "expected", "do")
+
+    def owner(name: str, noisy: Any) -> Owner:
+        return Owner(name, shard(), Measured(GOOD, []), PlainSealer(FIXED_POINT, 0), 0, noisy=noisy)
+
+    cohort = InProcessCohort({"a": lambda: owner("a", spent), "b": lambda: owner("b", None)})
+    assert [name for name, _ in cohort.evaluate(VECTOR, "holdout")] == ["b"]

@@ -50,6 +50,7 @@ def _record(round: int, **values: Any) -> RoundRecord:
         "central_metrics": {"loss": float("inf")},
         "epsilon": None,
         "epsilon_rdp": 2.5,
+        "accountant": None,
         "sum": SUM,
         "bytes_up": 2**40,
         "bytes_down": 7,
@@ -60,7 +61,8 @@ def _record(round: int, **values: Any) -> RoundRecord:
     return RoundRecord(**{**given, **values})
 
 
-RECORDS = [_record(round) for round in (1, 2, 3)]
+PRIVATE: dict[str, Any] = {"epsilon": 1.5, "accountant": "PLD"}
+RECORDS = [_record(1), _record(2, **PRIVATE), _record(3)]
 
 
 def _stream(folder: Path, records: list[RoundRecord]) -> Path:
@@ -85,7 +87,7 @@ def test_records_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
     writer.close("complete")
 
 
-@pytest.mark.parametrize("status", ["complete", "interrupted", "failed"])
+@pytest.mark.parametrize("status", ["complete", "exhausted", "interrupted", "failed"])
 def test_records_survive_the_way_through_stream_and_parquet(tmp_path: Path, status: Any) -> None:
     folder = tmp_path / "run"
     writer = RecordWriter(folder, EXPERIMENT)
@@ -138,7 +140,8 @@ SUMS = st.builds(
     epsilon=MAYBE,
     cohort=st.lists(st.text(max_size=4), max_size=3),
     reason=st.text(max_size=8),
-    outcome=st.sampled_from(["failed", "unopened", "absent"]),
+    outcome=st.sampled_from(["failed", "unopened", "absent", "exhausted"]),
+    accountant=st.sampled_from(["PLD", "RDP", None]),
     summed=SUMS,
 )
 def test_any_record_comes_back_as_it_was(
@@ -148,10 +151,12 @@ def test_any_record_comes_back_as_it_was(
     cohort: Any,
     reason: str,
     outcome: Any,
+    accountant: Any,
     summed: SumRecord,
 ) -> None:
     owner = OwnerRecord("ä/ö", outcome, reason, 0, 0.0, epsilon, epsilon, 1, metrics)
-    record = _record(1, metrics=metrics, epsilon=epsilon, cohort=tuple(cohort), owners=(owner,), sum=summed)
+    private = {"epsilon": epsilon, "accountant": accountant}
+    record = _record(1, metrics=metrics, cohort=tuple(cohort), owners=(owner,), sum=summed, **private)
     folder = tmp_path_factory.mktemp("records")
     writer = RecordWriter(folder, EXPERIMENT)
     writer.write(record)
@@ -205,7 +210,7 @@ def test_a_parquet_file_cut_off_is_an_error(tmp_path: Path) -> None:
             read_run(path)
 
 
-@pytest.mark.parametrize("version", ["0", "1", "3", None])
+@pytest.mark.parametrize("version", ["0", "1", "2", "4", None])
 def test_records_of_another_version_are_not_guessed_at(tmp_path: Path, version: str | None) -> None:
     path = tmp_path / PARQUET
     write_parquet(path, replace(header(EXPERIMENT), rounds=tuple(RECORDS)))

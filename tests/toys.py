@@ -20,6 +20,8 @@ from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.errors import ProtocolError
 from fedray.owners import InProcessCohort, Owner
+from fedray.privacy.owner_level import PlainMean
+from fedray.protection.encoding import Encoding
 from fedray.protection.fixed_point import FixedPoint, power_of_two_from
 from fedray.protection.identity import Identity, Trust
 from fedray.protection.journal import Journal
@@ -27,7 +29,7 @@ from fedray.protection.masked.graph import Rules
 from fedray.protection.masked.owner import MaskedSealer
 from fedray.protection.masked.server import MaskedProtection
 from fedray.protection.plain import PlainProtection, PlainSealer
-from fedray.protocols import Protection, Sealer, Strategy, Task
+from fedray.protocols import Mechanism, Protection, Sealer, Strategy, Task
 from fedray.rounds import Federation
 from fedray.strategies import FedAvg
 from fedray.tasks.descent import Descent, ShuffledDescent
@@ -148,21 +150,21 @@ def make_rules(section: config.Masked) -> Rules:
 
 
 def make_sealer(
-    section: config.Plain | config.Masked, name: str, fixed_point: FixedPoint, seed: int = 0, folder: Path | None = None
+    section: config.Plain | config.Masked, name: str, encoding: Encoding, seed: int = 0, folder: Path | None = None
 ) -> Sealer:
     """One owner's half; under masks with a fresh identity, and its journal in ``folder``."""
     if isinstance(section, config.Plain):
-        return PlainSealer(fixed_point, seed)
+        return PlainSealer(encoding, seed)
     assert folder is not None, "a masked sealer keeps a journal"
     journal = Journal(folder / f"{name.encode().hex()}.json")
-    return MaskedSealer(name, Identity(), Trust({}), make_rules(section), fixed_point, seed, journal)
+    return MaskedSealer(name, Identity(), Trust({}), make_rules(section), encoding, seed, journal)
 
 
-def make_protection(section: config.Plain | config.Masked, fixed_point: FixedPoint, weight_bound: int) -> Protection:
+def make_protection(section: config.Plain | config.Masked, encoding: Encoding, weight_bound: int) -> Protection:
     """The server's half; under masks of a run that is always called the same."""
     if isinstance(section, config.Plain):
-        return PlainProtection(fixed_point, weight_bound)
-    return MaskedProtection(make_rules(section), fixed_point, weight_bound, b"run of the toys!", {})
+        return PlainProtection(encoding, weight_bound)
+    return MaskedProtection(make_rules(section), encoding, weight_bound, b"run of the toys!", {})
 
 
 def openers(
@@ -187,6 +189,7 @@ def federation(
     shards: Mapping[str, Shard],
     strategy: Strategy | None = None,
     *,
+    mechanism: Mechanism | None = None,
     around: Callable[[Any], Any] = lambda cohort: cohort,
     section: config.Plain | config.Masked = PLAIN,
     folder: Path | None = None,
@@ -196,6 +199,7 @@ def federation(
     """A federation in this process.
 
     Args:
+        mechanism: the server's half of owner-level privacy; none when left out.
         around: wraps the cohort, e.g. in a ``Meddling``.
         section: how updates are protected.
         folder: where owners under masks keep their journals.
@@ -207,14 +211,17 @@ def federation(
     strategy = strategy or FedAvg(Work(1, "epochs"))
     heaviest = 1 if strategy.plan({}, 1).weighting == "uniform" else max(len(one.train) for one in shards.values())
     bound = weight_bound or power_of_two_from(heaviest)
+    experiment = Experiment.model_validate({"rounds": 1, "protection": section, **settings})
     return Federation(
-        experiment=Experiment.model_validate({"rounds": 1, "protection": section, **settings}),
+        experiment=experiment,
         task=task,
         strategy=strategy,
         protection=make_protection(section, fixed_point, bound),
+        mechanism=mechanism or PlainMean(),
         cohort=around(InProcessCohort(openers(make_task, shards, section=section, folder=folder))),
         central_test=None,
         weight_bound=bound,
+        cohort_seed=experiment.seed,
     )
 
 

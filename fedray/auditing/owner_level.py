@@ -19,7 +19,7 @@ from scipy import sparse
 
 from fedray.auditing.canaries import LOUDNESS, CanaryTask, toss
 from fedray.auditing.result import AuditResult, judge
-from fedray.build import check, open_federation
+from fedray.build import open_federation
 from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.config.data import Tables
@@ -75,10 +75,10 @@ def audit_owners(experiment: Experiment, n_canaries: int = 1_000, confidence: fl
     privacy = experiment.privacy
     if privacy.name == "none" or privacy.name == "example":
         raise ConfigError(f"privacy {privacy.name!r}", "owner-level privacy", "see docs/privacy.md")
+    _require_enough(experiment, n_canaries)
     coins = toss(n_canaries, privacy.unsafe_replay_seed)
     with tempfile.TemporaryDirectory() as folder:
         audited = with_canary_owners(experiment, coins, LOUDNESS * privacy.clip, Path(folder) / "data")
-        check(audited)
         claimed, models = run_models(audited, Path(folder) / "state")
     assert claimed is not None, "privacy is on"
     is_sampled = experiment.cohort.name in ("fixed", "poisson")
@@ -116,13 +116,20 @@ def with_canary_owners(experiment: Experiment, coins: NDArray[np.bool_], norm: f
 
 def run_models(experiment: Experiment, state_dir: Path) -> tuple[float | None, list[Vector]]:
     """The epsilon on record after a run in this process, and the model before the first round and after each."""
-    federation = open_federation(experiment, InProcessCohort, state_dir)
+    federation = open_federation(experiment, InProcessCohort, state_dir, shared_ledger=state_dir / "ledger.jsonl")
     state = initial_state(federation)
     epsilon, models = None, [state.vector]
     for after, record in federate(federation, state):
         epsilon = record.epsilon
         models.append(after.vector)
     return epsilon, models
+
+
+def _require_enough(experiment: Experiment, n_canaries: int) -> None:
+    if (size := experiment.most_in_a_round(n_canaries)) > n_canaries:
+        raise ConfigError(
+            f"cohorts of {size} owners and {n_canaries} canaries", f"at least {size} canaries", "give more canaries"
+        )
 
 
 def _unenrolled(protection: config.Protection) -> config.Protection:

@@ -12,33 +12,19 @@ for events that are fixed ahead.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
 from dp_accounting import rdp
-from platformdirs import user_data_path
 
 from fedray.errors import BudgetExhausted, ConfigError, ProtocolError
 from fedray.privacy.accounting import ORDERS, renyi, spent
 from fedray.privacy.events import Charge, Unit
 from fedray.privacy.ledger_entries import Book, Budget, Participation, Release, Settlement, express
-from fedray.privacy.ledger_file import LedgerFile
+from fedray.privacy.ledger_file import LedgerFile, ledger_path
 from fedray.values import Spent
-
-
-def ledger_folder() -> Path:
-    """Where this machine keeps the ledgers of its owners; ``$FEDRAY_LEDGERS`` names another folder."""
-    return Path(os.environ.get("FEDRAY_LEDGERS") or user_data_path("fedray") / "ledgers")
-
-
-def ledger_path(owner: str) -> Path:
-    """Where this machine keeps the ledger of an owner, if the owner has opened one."""
-    return ledger_folder() / f"{quote(owner, safe='').replace('.', '%2E')}.jsonl"
 
 
 def own_ledger(owner: str) -> Ledger | None:

@@ -14,14 +14,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 import msgspec
+from platformdirs import user_data_path
 
 from fedray.errors import DataError, RecordsError
 from fedray.privacy.ledger_entries import START, Book, Entry, Line, is_torn, seal, unseal
 
 Durability = Literal["power", "process"]
 """What an entry survives once it was appended: the loss of power, or only that of the process (for simulations)."""
+
+
+def ledger_folder() -> Path:
+    """Where this machine keeps the ledgers of its owners; ``$FEDRAY_LEDGERS`` names another folder."""
+    return Path(os.environ.get("FEDRAY_LEDGERS") or user_data_path("fedray") / "ledgers")
+
+
+def ledger_path(owner: str) -> Path:
+    """Where this machine keeps the ledger of an owner, if the owner has opened one."""
+    return ledger_folder() / f"{quote(owner, safe='').replace('.', '%2E')}.jsonl"
 
 
 class LedgerFile:
@@ -129,6 +142,24 @@ class LedgerFile:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self._durability == "power":
                 _flush_folder(folder.parent)
+
+
+_OPEN: WeakValueDictionary[tuple[Path, Durability], LedgerFile] = WeakValueDictionary()
+
+
+def shared_file(path: Path, durability: Durability) -> LedgerFile:
+    """The same ``LedgerFile`` for all who ask in one process, as long as one of them keeps it.
+
+    A simulation's owners share one: each by itself would have to read what all the others wrote.
+
+    Raises:
+        DataError: it is corrupt or cannot be read.
+    """
+    key = (path.absolute(), durability)
+    file = _OPEN.get(key)
+    if file is None:
+        _OPEN[key] = file = LedgerFile(path, durability)
+    return file
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from fedray.errors import BudgetExhausted, ConfigError, ProtocolError
 from fedray.privacy import ledger as ledger_module
 from fedray.privacy.accounting import spent
 from fedray.privacy.events import Charge, Event, Gaussian, SampledGaussian, Tree, Unit
-from fedray.privacy.ledger import Ledger, ledger_path, own_ledger
+from fedray.privacy.ledger import Ledger, own_ledger
 from fedray.privacy.ledger_entries import Budget, Release
-from fedray.privacy.ledger_file import LedgerFile
+from fedray.privacy.ledger_file import LedgerFile, ledger_path
 
 DELTA = 1e-5
 STEP = SampledGaussian(0.25, 1.0)
@@ -242,7 +242,7 @@ def test_a_crash_between_the_charges_of_a_reservation_is_made_good(tmp_path: Pat
     whole = path.read_bytes()
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
-        ledger = opened(path)
+        ledger = Ledger(LedgerFile(path, "process"), "ann")
         ledger.reserve(reservation(2, 1, 1))
         assert ledger.releases() == tuple(reservation(2, 1, 1))
 

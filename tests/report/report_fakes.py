@@ -81,6 +81,7 @@ def fake_round(
         central_metrics={},
         epsilon=epsilon,
         epsilon_rdp=None if epsilon is None else epsilon * 1.12,
+        accountant=None if epsilon is None else "PLD",
         sum=fake_sum(protection, len(owners), sum(line.outcome == "update" for line in lines)),
         bytes_up=len(owners) * 4810 * 4,
         bytes_down=len(owners) * 4810 * 4,

@@ -18,9 +18,9 @@ From there on, for a shift by s of L1 and L2 norms s_1, s_2 over d coordinates a
   within exp(+-e) is e**2 / 2: rho = sum_j (|s_j| / (sqrt(n) sigma) + tau)**2 / 2
   <= s_2**2 / (2 n sigma**2) + s_1 tau / (sqrt(n) sigma) + tau**2 d / 2.
 
-rho is the smaller of the two. Deviations: where the paper's Theorem 1 sums its first branch up as tau d / 4, the
-derivation above gives tau d, which is taken; its third branch is never below the second. From 3 steps of noise on, tau
-is below 1e-37 and rho the Gaussian's.
+rho is the smaller of the two. Deviation: the first keeps tau d for every order, so that one rho holds for all of them;
+a third branch of the paper is never below the second. From 3 steps of noise on, tau is below 1e-37 and rho the
+Gaussian's.
 
 Skellam: Agarwal, Kairouz, Liu 2021, *The Skellam Mechanism for Differentially Private Federated Learning*.
 """

@@ -34,7 +34,7 @@ from fedray.values import Assignment, Payload, Total, Update
 NORM_BOUND = 1 + 1e-6
 """Updates have an L2 norm of at most 1, but for the rounding of whoever normalised them."""
 SMALLEST_SIGMA = 3.0
-"""Least noise of one owner, in integer steps: a sum of discrete Gaussians is then a discrete Gaussian to 1e-37."""
+"""Least noise of one owner, in integer steps: a sum of discrete Gaussians is then nearly one (see ``bounds``)."""
 FINEST = 2.0**-30
 """Finest granularity: squared norms stay within 63 bits."""
 

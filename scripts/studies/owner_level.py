@@ -1,0 +1,112 @@
+"""A thousand owners under owner-level differential privacy, next to TensorFlow Federated's EMNIST tutorial.
+
+TFF's tutorial (3,383 writers, cohorts of 120 by Poisson sampling, noise multiplier 1.2, 100 rounds, adaptive clip):
+0.796 at (2, 1e-5) against 0.805 without privacy. Here: 1,000 owners of 20 images each, made of scikit-learn's digits by
+shifts of a pixel and a little noise, from 80 % of its 1,797 images, five classes an owner at most; accuracy on the other
+20 %, as they are. A cohort of 120 is a larger share of 1,000 than of 3,383 and costs more: both that noise and the
+noise that keeps to epsilon 2 are shown.
+
+    .venv/bin/python scripts/studies/owner_level.py            # 3 seeds, minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+import fedray
+from fedray.build import make_task
+from fedray.tasks.descent import ShuffledDescent
+from fedray.values import Examples, Schema, Vector
+from fedray.vectors import Layout
+
+N_OWNERS, PER_OWNER, COHORT, CLASSES = 1000, 20, 120, 5
+DELTA = 1e-5
+SCHEMA = Schema((64,), "float32", (), 10)
+
+OWNER: dict[str, Any] = {"name": "owner", "delta": DELTA, "clip": 0.3, "clipping": {"name": "adaptive", "rate": 0.2}}
+SETTINGS: Mapping[str, tuple[Any, Any]] = {
+    "no privacy": ("none", None),
+    "noise 1.2": ({**OWNER, "noise_multiplier": 1.2}, None),
+    "epsilon 2": ({**OWNER, "epsilon": 2.0}, None),
+    "epsilon 2, fixed clip": ({**OWNER, "epsilon": 2.0, "clip": 0.5, "clipping": "fixed"}, None),
+}
+
+
+def shifted(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Images of shape ``(n, 8, 8)``, each moved by up to a pixel either way, with noise."""
+    moved = [np.roll(image, draw.integers(-1, 2, size=2), axis=(0, 1)) for image in images]
+    return np.clip(np.stack(moved) + draw.normal(0, 0.03, images.shape), 0, 1).astype(np.float32)
+
+
+def write_owners(folder: Path, images: np.ndarray, labels: np.ndarray, n_owners: int) -> None:
+    """A shard an owner."""
+    draw = np.random.default_rng(0)
+    features, targets, names = [], [], []
+    for owner in range(n_owners):
+        chosen = np.flatnonzero(np.isin(labels, draw.choice(10, CLASSES, replace=False)))
+        rows = draw.choice(chosen, PER_OWNER)
+        features.append(shifted(images[rows], draw).reshape(-1, 64))
+        targets.append(labels[rows])
+        names += [f"owner-{owner:04d}"] * PER_OWNER
+    fedray.write_shards(folder, (np.concatenate(features), np.concatenate(targets)), target="digit", owner=names)
+
+
+def experiment(folder: Path, privacy: Any, rounds: int, seed: int, n_owners: int) -> fedray.Experiment:
+    return fedray.Experiment(
+        name="owner-level",
+        seed=seed,
+        rounds=rounds,
+        data={"name": "tables", "path": folder, "target": "digit", "classes": list(range(10)), "holdout": 0.1},
+        model={"name": "mlp", "hidden": [32]},
+        train={"epochs": 5, "batch_size": 20, "optimizer": {"name": "sgd", "lr": 0.2}},
+        strategy={"name": "fedavg", "weighting": "uniform", "server_momentum": 0.9, "server_lr": 0.5},
+        cohort={"name": "poisson", "rate": COHORT / n_owners},
+        privacy=privacy,
+        protection="plain",
+        evaluation={"every": rounds, "noise_multiplier": 12.0},
+    )
+
+
+def final_model(settings: fedray.Experiment) -> tuple[Vector, float | None, str]:
+    """The trained model, and the epsilon it cost."""
+    with tempfile.TemporaryDirectory() as folder:
+        *_, last = fedray.run(settings, Path(folder) / "run", in_process=True)
+        vector = Layout(fedray.load_model(settings, Path(folder) / "run")).read()
+    return vector, last.epsilon, last.accountant or ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--owners", type=int, default=N_OWNERS)
+    options = parser.parse_args()
+    digits = load_digits()
+    images, labels = digits.images / 16, digits.target.astype(np.int64)
+    order = np.random.default_rng(0).permutation(len(labels))
+    test, train = order[:359], order[359:]
+    examples = Examples(images[test].reshape(-1, 64).astype(np.float32), labels[test])
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "owners"
+        write_owners(folder, images[train], labels[train], options.owners)
+        print(f"{'setting':<24}{'epsilon':>9}{'by':>5}{'accuracy':>10}{'sd':>8}")
+        for label, (privacy, _) in SETTINGS.items():
+            found, epsilon, accountant = [], None, ""
+            for seed in range(options.seeds):
+                settings = experiment(folder, privacy, options.rounds, seed, options.owners)
+                vector, epsilon, accountant = final_model(settings)
+                task = make_task(settings, SCHEMA, ShuffledDescent(1))
+                found.append(task.evaluate(vector, examples).means["accuracy"])
+            spent = f"{epsilon:.3f}" if epsilon is not None else "-"
+            print(f"{label:<24}{spent:>9}{accountant:>5}{np.mean(found):>10.4f}{np.std(found, ddof=1):>8.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
