@@ -162,7 +162,7 @@ def _by_rounds(facts: _Facts, most: int, z: float) -> OwnerPlan:
     if isinstance(facts.cohort, config.PoissonSampling):
         cost = EachRound(SampledGaussian(facts.cohort.rate, z), facts.n_rounds)
         return OwnerPlan(
-            z, cost, facts.n_rounds, n_owners * facts.cohort.rate, noise=Independent(z, facts.n_rounds, most)
+            z, cost, facts.n_rounds, n_owners * facts.cohort.rate, noise=Independent(z, facts.n_rounds, facts.n_rounds)
         )
     cost = EachRound(FixedSizeGaussian(n_owners, facts.n_in_a_round, z), facts.n_rounds)
     return OwnerPlan(z, cost, facts.n_rounds, facts.n_in_a_round, noise=Independent(z, facts.n_rounds, most))

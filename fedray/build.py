@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from fedray.privacy.account import Account
     from fedray.privacy.dp_sgd import DpSgdPlan
     from fedray.privacy.events import Charge, Unit
+    from fedray.privacy.ledger_file import LedgerFile
 
 OpensOwner = Callable[[], Owner]
 OpensCohort = Callable[[Mapping[str, OpensOwner]], Cohort]
@@ -106,7 +107,7 @@ def _check_owner_level(experiment: Experiment, schema: Schema) -> None:
 
 
 def open_owner(
-    experiment: Experiment, name: str, n_rounds: int, state_dir: Path, run: str, shared_ledger: Path | None = None
+    experiment: Experiment, name: str, n_rounds: int, state_dir: Path, run: str, shared_ledger: LedgerFile | None = None
 ) -> Owner:
     """Open one owner where it lives: read its shard and its ledger, calibrate its noise, build its task.
 
@@ -143,7 +144,7 @@ def open_federation(
     open_cohort: OpensCohort,
     state_dir: Path,
     open_key_holder: OpensKeyHolder = open_here,
-    shared_ledger: Path | None = None,
+    shared_ledger: LedgerFile | None = None,
 ) -> Federation:
     """All parts of a run, at the server.
 
@@ -318,7 +319,7 @@ class _Private:
     noisy: NoisyTally | None = None
 
 
-def _account(experiment: Experiment, name: str, state_dir: Path, run: str, shared_ledger: Path | None) -> Account:
+def _account(experiment: Experiment, name: str, state_dir: Path, run: str, shared_ledger: LedgerFile | None) -> Account:
     """One run's account on the ledger that the owner has opened on its machine, or else on one of the run's."""
     from fedray.privacy.account import Account
     from fedray.privacy.ledger import Ledger, own_ledger
@@ -328,7 +329,7 @@ def _account(experiment: Experiment, name: str, state_dir: Path, run: str, share
     assert not isinstance(privacy, NoPrivacy)
     ledger = own_ledger(name)
     if ledger is None and shared_ledger is not None:
-        ledger = Ledger(LedgerFile(shared_ledger, "process"), name)
+        ledger = Ledger(shared_ledger, name)
     elif ledger is None:
         ledger = Ledger(LedgerFile(state_dir / "ledger.jsonl", "power"), name)
     unit: Unit = "example" if isinstance(privacy, ExamplePrivacy) else "owner"

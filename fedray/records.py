@@ -41,6 +41,7 @@ _OWNER = pa.struct(
         ("epsilon_rdp", pa.float64()),
         ("n_holdout", pa.int64()),
         ("metrics", _METRICS),
+        ("charges", pa.string()),
     ]
 )
 _SUM = pa.struct(

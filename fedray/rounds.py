@@ -402,6 +402,7 @@ def _owner_record(name: str, collected: _Collected, spent: Spent | None, tallies
         epsilon_rdp=spent.epsilon_rdp if spent else None,
         n_holdout=tally.count if tally else 0,
         metrics=tally.means if tally else {},
+        charges=spent.charges if spent else "",
     )
 
 

@@ -16,6 +16,7 @@ from fedray.build import check, make_module, open_federation, state_dict
 from fedray.config import Experiment, as_yaml
 from fedray.errors import ConfigError, RunDirectoryError
 from fedray.owners import InProcessCohort
+from fedray.privacy.ledger_file import LedgerFile
 from fedray.records import RecordWriter, Status
 from fedray.rounds import Server
 from fedray.values import RoundRecord, Vector
@@ -43,8 +44,8 @@ class InProcessServer:
     """Server and owners in this process."""
 
     def __init__(self, experiment: Experiment, state_dir: Path) -> None:
-        federation = open_federation(experiment, InProcessCohort, state_dir, shared_ledger=state_dir / "ledger.jsonl")
-        self._server = Server(federation)
+        ledger = LedgerFile(state_dir / "ledger.jsonl", "process")
+        self._server = Server(open_federation(experiment, InProcessCohort, state_dir, shared_ledger=ledger))
 
     def advance(self) -> RoundRecord | None:
         return self._server.advance()

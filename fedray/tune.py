@@ -2,7 +2,7 @@
 
 The trial's process is the server; its owners are actors in the group's other bundles. So trials hold all that they
 need or wait, and can neither deadlock nor starve. Every round is reported and checkpointed: a driver that was killed
-goes on where it was.
+goes on where it was. Under random stopping the number of trials is drawn once; Tune keeps it with its own state.
 """
 
 from __future__ import annotations
@@ -26,10 +26,14 @@ from fedray.actors.resources import owner_cpus, owner_demand, require
 from fedray.actors.session import ray_cohort, ray_key_holder, ray_session
 from fedray.build import check, open_federation
 from fedray.config import Experiment, Placement
-from fedray.config.experiment import Asha
+from fedray.config.experiment import Asha, Search
+from fedray.config.experiment import RandomStopping as RandomDraws
+from fedray.config.learning import EveryOwner
 from fedray.config.loading import Raw, as_raw, override, plain, read_yaml
+from fedray.config.privacy import ExamplePrivacy, NoPrivacy, OwnerPrivacy
 from fedray.config.space import Range, Space, separate
 from fedray.errors import ConfigError, RunDirectoryError, RunError
+from fedray.privacy.tuning import RandomStopping
 from fedray.records import PARQUET, RunRecords, Status, find_runs, header, read_run, write_parquet
 from fedray.rounds import federate
 from fedray.running import new_directory
@@ -49,6 +53,8 @@ _SETTINGS = {
 """Tune's switches: our own progress and records, Ctrl-C ends a comparison, and not every round is evaluated."""
 _SERVER_CPUS = 0.01
 """Never nothing: Ray drops an empty head bundle, and then mistakes the first owner's node for the server's."""
+_COSTLY = ("privacy", "rounds", "cohort", "data", "evaluation", "metrics", "protection")
+"""Settings that what a trial costs hangs on, with those of ``_costly``."""
 _OWNERS_CPUS = 1.0 - _SERVER_CPUS
 """What a trial's owners share where the experiment says ``auto``: one trial a processor."""
 
@@ -100,7 +106,7 @@ def compare(
     Raises:
         ConfigError, DataError, ModelError, ResourcesError: found before any trial starts.
         RunDirectoryError: the directory exists, or there is nothing to resume.
-        RunError: every trial failed.
+        RunError: every trial failed, or random stopping drew none.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -112,6 +118,8 @@ def compare(
             "a range such as {uniform: [0, 1]} to draw from",
             "vary seed: [0, 1, ...] for repeats: the same trial twice tells nothing, and spends privacy twice",
         )
+    if isinstance(experiments[0].search.draws, RandomDraws):
+        _require_alike(found, experiments[0])
     for point in experiments:
         check(point)
     target = _resumed(directory) if resume else new_directory(directory, experiments[0].name)
@@ -127,6 +135,41 @@ def compare(
         stack.callback(_watching.reset, token)
         results = tuner.fit()
         return _collected(target, results)
+
+
+def _require_alike(space: Space, example: Experiment) -> None:
+    """What random stopping takes for granted: trials of one cost, judged by what that cost covers.
+
+    Raises:
+        ConfigError: trials would differ in their cost, or tell more than it covers.
+    """
+    privacy = example.privacy
+    costly = [key for key in (*space.grids, *space.ranges) if any(_touches(key, one) for one in _costly(example))]
+    if isinstance(privacy, NoPrivacy) or costly:
+        raise ConfigError(
+            "search.draws random_stopping with " + (", ".join(costly) + " varied" if costly else "privacy none"),
+            "trials that all cost the same, under differential privacy",
+            "fix these settings, or take search.draws: fixed",
+        )
+    if isinstance(privacy, ExamplePrivacy) and example.evaluation.noise_multiplier is None:
+        raise ConfigError(
+            "search.draws random_stopping with trials that are judged by owners' held-out rows without noise",
+            "noised figures",
+            "give evaluation.noise_multiplier",
+        )
+
+
+def _costly(example: Experiment) -> tuple[str, ...]:
+    work = ("train.batch_size", "train.epochs", "train.steps")
+    seed = () if isinstance(example.cohort, EveryOwner) else ("seed",)
+    adds_noise_itself = isinstance(example.privacy, ExamplePrivacy | OwnerPrivacy)
+    size = () if adds_noise_itself else ("model", "task")
+    return (*_COSTLY, *work, *seed, *size)
+
+
+def _touches(key: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other or lies inside it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def read_space(directory: str | Path) -> Raw:
@@ -204,16 +247,17 @@ def _bundles(config: dict[str, Any], *, space: Space) -> tune.PlacementGroupFact
 
 def _tuner(target: Path, space: Space, example: Experiment) -> tune.Tuner:
     search = example.search
+    spread_out = tune.choice if isinstance(search.draws, RandomDraws) else tune.grid_search
     return tune.Tuner(
         _trainable(target, space),
         param_space={
-            **{key: tune.grid_search(list(values)) for key, values in space.grids.items()},
+            **{key: spread_out(list(values)) for key, values in space.grids.items()},
             **{key: _domain(spread) for key, spread in space.ranges.items()},
         },
         tune_config=tune.TuneConfig(
             metric=search.metric,
             mode=search.mode,
-            num_samples=search.samples,
+            num_samples=_samples(search),
             scheduler=_scheduler(search.stopping, example.rounds),
             search_alg=_searcher(space, example),
             max_concurrent_trials=search.max_concurrent,
@@ -228,6 +272,24 @@ def _tuner(target: Path, space: Space, example: Experiment) -> tune.Tuner:
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         ),
     )
+
+
+def _samples(search: Search) -> int:
+    """Draws at every point of the lists; under random stopping the number of trials.
+
+    Raises:
+        RunError: none was drawn.
+    """
+    if not isinstance(search.draws, RandomDraws):
+        return search.samples
+    drawn = RandomStopping(search.draws.distribution, search.draws.mean).draw()
+    if drawn == 0:
+        raise RunError(
+            "a search of 0 trials, as Poisson's distribution may draw",
+            "at least one",
+            "begin anew, which counts as another search; geometric and logarithmic draw at least one",
+        )
+    return drawn
 
 
 def _trainable(target: Path, space: Space) -> Any:

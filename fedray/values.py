@@ -173,12 +173,14 @@ class Spent:
         accountant: whose figure that is.
         epsilon_rdp: the figure by Renyi DP, beside it.
         delta: the failure probability both refer to.
+        charges: what they are the figures of, in the JSON of a ledger.
     """
 
     epsilon: float
     accountant: Accountant
     epsilon_rdp: float
     delta: float
+    charges: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +317,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class OwnerRecord:
-    """One owner's line in a round's record."""
+    """One owner's line in a round's record.
+
+    ``charges`` are all that its epsilon covers, since the run began, in the JSON of a ledger.
+    """
 
     name: str
     outcome: Outcome
@@ -326,6 +331,7 @@ class OwnerRecord:
     epsilon_rdp: float | None
     n_holdout: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    charges: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What all tests share: data sets and ledgers apart from the user's, and ``tests`` as a place to import helpers from."""
+"""What all tests share: data sets and ledgers apart from the user's, and ``tests`` as a place to import from."""
 
 from __future__ import annotations
 

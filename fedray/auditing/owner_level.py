@@ -103,7 +103,7 @@ def with_canary_owners(experiment: Experiment, coins: NDArray[np.bool_], norm: f
         name="audit",
         seed=experiment.seed,
         rounds=experiment.rounds,
-        data=Tables(path=folder, holdout=0.0),
+        data=Tables(path=folder, owners=tuple(names), features=("features",), holdout=0.0),
         task=lambda _: task,
         train=config.Train(steps=1),
         strategy=experiment.strategy,
@@ -116,7 +116,7 @@ def with_canary_owners(experiment: Experiment, coins: NDArray[np.bool_], norm: f
 
 def run_models(experiment: Experiment, state_dir: Path) -> tuple[float | None, list[Vector]]:
     """The epsilon on record after a run in this process, and the model before the first round and after each."""
-    federation = open_federation(experiment, InProcessCohort, state_dir, shared_ledger=state_dir / "ledger.jsonl")
+    federation = open_federation(experiment, InProcessCohort, state_dir)
     state = initial_state(federation)
     epsilon, models = None, [state.vector]
     for after, record in federate(federation, state):

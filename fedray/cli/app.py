@@ -9,6 +9,7 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
+from fedray.cli.ledger import app as ledger
 from fedray.cli.screen import (
     RoundsTable,
     TrialsProgress,
@@ -30,6 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+app.add_typer(ledger, name="ledger")
 
 ExperimentFile = Annotated[Path, typer.Argument(help="An experiment in YAML.", metavar="EXPERIMENT.yaml")]
 Settings = Annotated[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +14,9 @@ from fedray.data import arrow
 from fedray.data.kinds import absolute
 from fedray.data.table_columns import check_present
 from fedray.errors import ConfigError, DataError
+
+_SETTLED_NS = 2 * 10**9
+"""A folder that has not changed for so long has not changed unseen: time stamps of folders are coarse."""
 
 
 def check_layout(data: Tables, path: Path) -> None:
@@ -43,6 +48,14 @@ def owner_files(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: there is no file, or an owner has two.
     """
+    changed_ns = folder.stat().st_mtime_ns
+    is_settled = time.time_ns() - changed_ns > _SETTLED_NS
+    return _listed(folder, changed_ns) if is_settled else _listed.__wrapped__(folder, changed_ns)
+
+
+@lru_cache(maxsize=64)
+def _listed(folder: Path, changed_ns: int) -> dict[str, Path]:  # noqa: ARG001  # a folder that changed is listed again
+    """A simulation asks once an owner: thousands of times for thousands of files."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix not in arrow.SUFFIXES or path.name.startswith((".", "_")):

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import dp_accounting
+import msgspec
 import numpy as np
 from dp_accounting import NeighboringRelation, pld, rdp
 from dp_accounting.rdp import rdp_privacy_accountant
@@ -55,15 +56,16 @@ def spent(charges: Iterable[Charge], delta: float) -> Spent:
     for that: it costs (1 + exp(epsilon)) tau. Epsilon is infinite where that part does not do.
     """
     merged = merge(charges)
+    text = msgspec.json.encode(merged).decode()
     if failure := sum(charge.count * _failure(charge.event) for charge in merged):
         by_rdp = _epsilon_rdp(merged, delta * (1 - _KEPT))
         is_covered = (1 + math.exp(min(by_rdp, 700.0))) * failure <= delta * _KEPT
         by_rdp = by_rdp if is_covered else math.inf
-        return Spent(by_rdp, "RDP", by_rdp, delta)
+        return Spent(by_rdp, "RDP", by_rdp, delta, text)
     by_rdp, by_pld = _epsilon_rdp(merged, delta), _epsilon_pld(merged, delta)
     if by_pld is None or by_rdp < by_pld:
-        return Spent(by_rdp, "RDP", by_rdp, delta)
-    return Spent(by_pld, "PLD", by_rdp, delta)
+        return Spent(by_rdp, "RDP", by_rdp, delta, text)
+    return Spent(by_pld, "PLD", by_rdp, delta, text)
 
 
 def calibrate(charges_at: Callable[[float], Sequence[Charge]], epsilon: float, delta: float) -> float:

@@ -73,8 +73,9 @@ class EachRound:
     def join(self, account: Account) -> None:
         account.reserve([Charge(self.event, self.n_rounds)])
 
-    def take_part(self, account: Account, round: int) -> None:  # noqa: ARG002  # every round was charged at once
+    def take_part(self, account: Account, round: int) -> None:
         account.reserve([Charge(self.event, self.n_rounds)])
+        account.participate(round, separation=1, most=self.n_rounds)
 
     def after(self, n_rounds: int, n_parts: int) -> Sequence[Charge]:  # noqa: ARG002  # see the protocol
         return (Charge(self.event, n_rounds),)

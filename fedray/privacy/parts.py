@@ -82,7 +82,8 @@ class Parts:
         """
         norm = float(np.linalg.norm(update.astype(np.float64)))
         packed = np.empty(self.length, dtype=np.float32)
-        packed[: self.n_values] = update * (self._update_share / max(norm, clip))
+        factor = self._update_share / max(norm, clip)
+        packed[: self.n_values] = np.multiply(update, factor, dtype=np.float64)
         centred = np.array([min(1.0, max(0.0, statistics.get(name, 0.5))) - 0.5 for name, _ in self.statistics])
         packed[self.n_values :] = centred * self._amplitudes
         return packed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import dp_accounting
 import numpy as np
@@ -14,6 +15,7 @@ import fedray
 from fedray.auditing import audit_models, audit_owners
 from fedray.auditing.owner_level import run_models, with_canary_owners
 from fedray.errors import ConfigError
+from fedray.privacy.owner_level import OwnerLevelMechanism
 
 N, DELTA, NOISE, ROUNDS = 20_000, 1e-5, 4.0, 4
 
@@ -75,6 +77,40 @@ def test_canary_owners_pass_through_real_rounds(protection: str, tmp_path: Path)
     assert epsilon is None
     assert len(models) == 3
     assert models[-1] == pytest.approx(2 * coins / 5, abs=1e-4)
+
+
+OWNERS = {"name": "synthetic", "owners": 200}
+UNIFORM = {"name": "fedavg", "weighting": "uniform"}
+
+
+def _experiment(**settings: Any) -> fedray.Experiment:
+    privacy = {"name": "owner", "noise_multiplier": 3.0, "delta": 1e-5, "unsafe_replay_seed": 1}
+    given = {"rounds": 2, "data": OWNERS, "protection": "plain", "strategy": UNIFORM, "privacy": privacy, **settings}
+    return fedray.Experiment(**given)
+
+
+def test_fedrays_own_mechanism_is_consistent_with_its_account() -> None:
+    found = audit_owners(_experiment(), 200)
+    assert found.claimed_epsilon == pytest.approx(_exact(3.0, 2, DELTA), rel=2e-3)
+    assert found.verdict == "consistent"
+    assert found.reach > found.claimed_epsilon
+    assert 0.5 < found.estimated_epsilon / found.claimed_epsilon < 1.5
+
+
+def test_a_server_that_forgets_the_noise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bare(self: OwnerLevelMechanism, state: Any, total: Any) -> Any:
+        keys = [key for key in state if key.startswith("noise.")]
+        return {key: state[key] for key in keys}, total.weighted_sum / self.weight_bound
+
+    monkeypatch.setattr(OwnerLevelMechanism, "_noised", bare)
+    found = audit_owners(_experiment(), 200)
+    assert found.verdict == "violated"
+    assert found.n_correct == found.n_guesses
+
+
+def test_cohorts_larger_than_the_canaries_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cohorts of 50 owners and 20 canaries"):
+        audit_owners(_experiment(cohort={"name": "fixed", "size": 50}), 20)
 
 
 @pytest.mark.parametrize("privacy", ["none", {"name": "example", "epsilon": 1.0}])

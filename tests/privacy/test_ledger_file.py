@@ -102,10 +102,10 @@ def test_a_line_taken_out_or_doubled_or_moved_is_an_error(line: int, written: Pa
             LedgerFile(written)
 
 
-def forged(*entries: object, owner: str = "ann") -> bytes:
+def forged(*entries: object, owner: str = "ann", first: int = 1, previous: str = START) -> bytes:
     """Lines that hang together, whatever they say."""
-    lines, previous = b"", START
-    for seq, entry in enumerate(entries, 1):
+    lines = b""
+    for seq, entry in enumerate(entries, first):
         line = {"seq": seq, "previous": previous, "owner": owner, "time": 0, "entry": entry}
         content = json.dumps(line, separators=(",", ":")).encode()
         previous = hashlib.sha256(content).hexdigest()
@@ -124,6 +124,28 @@ CHARGE = {
     "count": 3,
 }
 SETTLE = {"kind": "settle", "seq": 1, "count": 2}
+
+
+def test_a_line_that_was_written_anew_with_its_hash_does_not_fit_the_next(tmp_path: Path) -> None:
+    lines = forged(CHARGE, SETTLE).splitlines(keepends=True)
+    smaller = forged({**CHARGE, "count": 2}, {"kind": "participation", "run": "a", "round": 1})
+    (tmp_path / "a").write_bytes(smaller.splitlines(keepends=True)[0] + lines[1])
+    misnumbered = forged(SETTLE, first=3, previous=json.loads(lines[0])["hash"])
+    (tmp_path / "b").write_bytes(lines[0] + misnumbered)
+    for name in "ab":
+        for read in (verify, LedgerFile):
+            with pytest.raises(DataError, match="line 2: it does not follow the entry before it"):
+                read(tmp_path / name)
+
+
+def test_the_beginning_of_a_line_that_would_not_come_next_is_an_error(tmp_path: Path) -> None:
+    line, head = forged(CHARGE), json.loads(forged(CHARGE))["hash"]
+    for start in (forged(SETTLE, first=3, previous=head), forged(SETTLE, first=2), forged(CHARGE)):
+        (tmp_path / "a").write_bytes(line + start[:150])
+        with pytest.raises(DataError, match="corrupt at line 2"):
+            LedgerFile(tmp_path / "a")
+    (tmp_path / "a").write_bytes(line + forged(SETTLE, first=2, previous=head)[:150])
+    assert counts(tmp_path / "a") == [3]
 
 
 def test_lines_written_by_other_hands_are_read(tmp_path: Path) -> None:
