@@ -84,9 +84,22 @@ def check(experiment: Experiment) -> None:
     task = make_task(experiment, schema, ShuffledDescent(experiment.train.batch_size))
     task.check(schema)
     if isinstance(experiment.privacy, ExamplePrivacy):
-        from fedray.privacy.dp_sgd import check_private
+        _check_example_level(experiment, experiment.privacy, schema)
 
-        check_private(_module(experiment, schema), _loss(experiment), schema)
+
+def _check_example_level(experiment: Experiment, privacy: ExamplePrivacy, schema: Schema) -> None:
+    """Find out whether every example's gradient can be clipped.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    from fedray.privacy.private_modules import check_private
+
+    check_private(_module(experiment, schema), _loss(experiment), schema)
+    if privacy.gradients == "ghost":
+        from fedray.privacy.ghost_clipping import check_ghost
+
+        check_ghost(_module(experiment, schema), _loss(experiment), schema)
 
 
 def _check_owner_level(experiment: Experiment, schema: Schema) -> None:
@@ -107,7 +120,12 @@ def _check_owner_level(experiment: Experiment, schema: Schema) -> None:
 
 
 def open_owner(
-    experiment: Experiment, name: str, n_rounds: int, state_dir: Path, run: str, shared_ledger: LedgerFile | None = None
+    experiment: Experiment,
+    name: str,
+    n_rounds: int,
+    state_dir: Path,
+    run: str,
+    ledgers: LedgerFile | Path | None = None,
 ) -> Owner:
     """Open one owner where it lives: read its shard and its ledger, calibrate its noise, build its task.
 
@@ -117,7 +135,7 @@ def open_owner(
         n_rounds: rounds that it is planned to take part in.
         state_dir: where it keeps what must outlive its process.
         run: names the run in the owner's ledger.
-        shared_ledger: one ledger file for all owners of a simulation.
+        ledgers: see ``open_federation``.
 
     Raises:
         ConfigError, DataError, ModelError: see ``fedray.errors``.
@@ -128,7 +146,7 @@ def open_owner(
     device = "cuda" if experiment.gpus_of(name) and torch.cuda.is_available() else "cpu"
     private = _Private(ShuffledDescent(experiment.train.batch_size))
     if not isinstance(experiment.privacy, NoPrivacy):
-        account = _account(experiment, name, state_dir, run, shared_ledger)
+        account = _account(experiment, name, state_dir, run, ledgers)
         private = _private(experiment, name, len(shard.train), n_rounds, account)
     if experiment.task is None and not isinstance(experiment.privacy, ExamplePrivacy):
         _require_whole_batches(experiment, name, shard, schema)
@@ -144,7 +162,7 @@ def open_federation(
     open_cohort: OpensCohort,
     state_dir: Path,
     open_key_holder: OpensKeyHolder = open_here,
-    shared_ledger: LedgerFile | None = None,
+    ledgers: LedgerFile | Path | None = None,
 ) -> Federation:
     """All parts of a run, at the server.
 
@@ -153,7 +171,8 @@ def open_federation(
         open_cohort: opens owners where they live.
         state_dir: where owners and key holder keep what must outlive them.
         open_key_holder: has a key holder opened where it lives.
-        shared_ledger: one ledger file for all owners of a simulation; a file an owner when left out.
+        ledgers: where owners that have opened no ledger on their machine keep one: one file for all (simulations), a
+            folder of a file an owner (over several runs), or with what else they keep of this run when left out.
 
     Raises:
         ConfigError, DataError, ModelError, ResourcesError: see ``fedray.errors``.
@@ -162,7 +181,7 @@ def open_federation(
     planned = planned_rounds(experiment.cohort, names, experiment.seed, experiment.rounds)
     run = "" if isinstance(experiment.privacy, NoPrivacy) else _run_id(state_dir)
     openers = {
-        name: partial(open_owner, experiment, name, planned[name], state_dir / _folder(name), run, shared_ledger)
+        name: partial(open_owner, experiment, name, planned[name], state_dir / _folder(name), run, ledgers)
         for name in names
     }
     descent = ShuffledDescent(experiment.train.batch_size)
@@ -272,7 +291,7 @@ def _require_whole_batches(experiment: Experiment, name: str, shard: Shard, sche
 def _module(experiment: Experiment, schema: Schema) -> nn.Module:
     module = build_module(experiment.model, schema, _n_outputs(experiment, schema))
     if isinstance(experiment.privacy, ExamplePrivacy):
-        from fedray.privacy.dp_sgd import make_private
+        from fedray.privacy.private_modules import make_private
 
         return make_private(module)
     return module
@@ -319,7 +338,9 @@ class _Private:
     noisy: NoisyTally | None = None
 
 
-def _account(experiment: Experiment, name: str, state_dir: Path, run: str, shared_ledger: LedgerFile | None) -> Account:
+def _account(
+    experiment: Experiment, name: str, state_dir: Path, run: str, ledgers: LedgerFile | Path | None
+) -> Account:
     """One run's account on the ledger that the owner has opened on its machine, or else on one of the run's."""
     from fedray.privacy.account import Account
     from fedray.privacy.ledger import Ledger, own_ledger
@@ -327,11 +348,9 @@ def _account(experiment: Experiment, name: str, state_dir: Path, run: str, share
 
     privacy = experiment.privacy
     assert not isinstance(privacy, NoPrivacy)
-    ledger = own_ledger(name)
-    if ledger is None and shared_ledger is not None:
-        ledger = Ledger(shared_ledger, name)
-    elif ledger is None:
-        ledger = Ledger(LedgerFile(state_dir / "ledger.jsonl", "power"), name)
+    path = ledgers / f"{_folder(name)}.jsonl" if isinstance(ledgers, Path) else state_dir / "ledger.jsonl"
+    file = ledgers if isinstance(ledgers, LedgerFile) else LedgerFile(path, "power")
+    ledger = own_ledger(name) or Ledger(file, name)
     unit: Unit = "example" if isinstance(privacy, ExamplePrivacy) else "owner"
     return Account(ledger, run, experiment.name, unit, privacy.delta, privacy.epsilon)
 
@@ -341,8 +360,6 @@ def _private(experiment: Experiment, name: str, n_rows: int, n_rounds: int, acco
     if not isinstance(privacy, ExamplePrivacy):
         contribution = partial(bounding.make_contribution, experiment, account=account)
         return _Private(ShuffledDescent(experiment.train.batch_size), contribution=contribution)
-    from fedray.privacy.dp_sgd import PrivateDescent
-
     if privacy.delta * n_rows >= 1:
         raise ConfigError(
             f"privacy.delta {privacy.delta} for owner {name!r} with {n_rows} training rows",
@@ -350,8 +367,18 @@ def _private(experiment: Experiment, name: str, n_rows: int, n_rounds: int, acco
             "lower privacy.delta: at this value, publishing a random row would satisfy it",
         )
     plan = _dp_plan(experiment, privacy, n_rows, n_rounds)
-    descent = PrivateDescent(plan, account, privacy.unsafe_replay_seed)
+    descent = _descent(privacy, plan, account)
     return _Private(descent, account, noisy=_noisy(experiment, privacy, name, account))
+
+
+def _descent(privacy: ExamplePrivacy, plan: DpSgdPlan, account: Account) -> Descent:
+    if privacy.gradients == "ghost":
+        from fedray.privacy.ghost_clipping import GhostDescent
+
+        return GhostDescent(plan, account, privacy.unsafe_replay_seed)
+    from fedray.privacy.dp_sgd import PrivateDescent
+
+    return PrivateDescent(plan, account, privacy.unsafe_replay_seed)
 
 
 def _noisy(experiment: Experiment, privacy: ExamplePrivacy, name: str, account: Account) -> NoisyTally | None:

@@ -45,7 +45,7 @@ class InProcessServer:
 
     def __init__(self, experiment: Experiment, state_dir: Path) -> None:
         ledger = LedgerFile(state_dir / "ledger.jsonl", "process")
-        self._server = Server(open_federation(experiment, InProcessCohort, state_dir, shared_ledger=ledger))
+        self._server = Server(open_federation(experiment, InProcessCohort, state_dir, ledgers=ledger))
 
     def advance(self) -> RoundRecord | None:
         return self._server.advance()

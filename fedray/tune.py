@@ -42,6 +42,8 @@ from fedray.values import RoundRecord
 
 STATE = "state.safetensors"
 TRIALS = "trials"
+LEDGERS = "ledgers"
+"""Folder of a comparison: the ledgers, over all trials, of owners that have opened none on their machine."""
 _TUNE = "tune"
 _SPACE = "compare.yaml"
 _SETTINGS = {
@@ -205,8 +207,9 @@ def _trial(config: dict[str, Any], *, space: Space, accounts: Path) -> None:
         with checkpoint.as_directory() as kept:
             state, records = load_state(Path(kept) / STATE), read_run(Path(kept))
     state_dir = accounts / tune.get_context().get_trial_id()
+    opens_cohort = ray_cohort(experiment, cpus=_OWNERS_CPUS)
     federation = open_federation(
-        experiment, ray_cohort(experiment, cpus=_OWNERS_CPUS), state_dir, ray_key_holder(experiment)
+        experiment, opens_cohort, state_dir, ray_key_holder(experiment), ledgers=accounts.parent / LEDGERS
     )
     try:
         for after, record in federate(federation, state):

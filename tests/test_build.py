@@ -16,6 +16,9 @@ from fedray.build import check, make_strategy, make_task, open_federation, open_
 from fedray.config import validated
 from fedray.errors import ConfigError, DataError, ModelError
 from fedray.owners import InProcessCohort
+from fedray.privacy.ledger import Ledger
+from fedray.privacy.ledger_file import LedgerFile, ledger_path
+from fedray.privacy.owner_level import PlainMean
 from fedray.protection.identity import Identity, key_file
 from fedray.protection.masked.messages import Invite
 from fedray.protection.wire import encode
@@ -135,6 +138,8 @@ def test_a_federation_has_every_owner_and_the_servers_test_set(tmp_path: Path) -
     assert n_rows + len(federation.central_test) == 1797
     assert federation.task.n_parameters == 650
     assert federation.weight_bound == 512
+    assert isinstance(federation.mechanism, PlainMean)
+    assert (federation.cohort_seed, federation.evaluates_owners, federation.worst_spent) == (0, True, None)
     assert max(info.n_train for info in federation.cohort.owners) <= 512
 
 
@@ -306,3 +311,47 @@ def test_a_round_that_was_sealed_is_not_sealed_again_by_an_owner_that_was_restar
         "owner-01",
         "owner-02",
     ]
+
+
+# Ledgers ------------------------------------------------------------------------------------------------------------
+
+PRIVATE: dict[str, Any] = {
+    **SMALL,
+    "rounds": 1,
+    "train": {"batch_size": 300},
+    "protection": "plain",
+    "privacy": {"name": "example", "noise_multiplier": 4.0},
+}
+NAMES = ["owner-00", "owner-01", "owner-02"]
+
+
+def _charged(file: Path, owner: str) -> list[tuple[str, str, int | None, str]]:
+    releases = Ledger(LedgerFile(file), owner).releases()
+    return [(release.run, release.experiment, release.round, release.unit) for release in releases]
+
+
+def test_each_owner_keeps_a_ledger_of_the_run_which_says_which_run_it_was(tmp_path: Path) -> None:
+    list(federate(open_federation(validated(PRIVATE), InProcessCohort, tmp_path)))
+    run = (tmp_path / "run").read_text()
+    for name in NAMES:
+        assert _charged(tmp_path / name / "ledger.jsonl", name) == [(run, "experiment", 1, "example")]
+    list(federate(open_federation(validated(PRIVATE), InProcessCohort, tmp_path)))
+    assert _charged(tmp_path / NAMES[0] / "ledger.jsonl", NAMES[0]) == [(run, "experiment", 1, "example")] * 2
+    list(federate(open_federation(validated(PRIVATE), InProcessCohort, tmp_path / "another")))
+    assert (tmp_path / "another" / "run").read_text() != run
+
+
+def test_an_owner_that_has_opened_a_ledger_on_its_machine_writes_to_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the run would keep; its budget over all runs holds for this one."""
+    monkeypatch.setenv("FEDRAY_LEDGERS", str(tmp_path / "machine"))
+    Ledger(LedgerFile(ledger_path("owner-01")), "owner-01").set_budget("example", 0.01, 1e-5)
+    ((_, record),) = federate(open_federation(validated(PRIVATE), InProcessCohort, tmp_path / "run"))
+    assert [owner.outcome for owner in record.owners] == ["update", "exhausted", "update"]
+    assert [(tmp_path / "run" / name / "ledger.jsonl").exists() for name in NAMES] == [True, False, True]
+    assert _charged(ledger_path("owner-01"), "owner-01") == []
+    Ledger(LedgerFile(ledger_path("owner-01")), "owner-01").set_budget("example", 10.0, 1e-5)
+    list(federate(open_federation(validated(PRIVATE), InProcessCohort, tmp_path / "again")))
+    run = (tmp_path / "again" / "run").read_text()
+    assert _charged(ledger_path("owner-01"), "owner-01") == [(run, "experiment", 1, "example")]

@@ -22,8 +22,23 @@ from toys import MASKED, MODELS, PLAIN, Meddling, changed, federation, make_modu
 from fedray.errors import RunError
 from fedray.protection.fixed_point import WEIGHT_BOUND
 from fedray.rounds import Federation, ServerState, federate, initial_state, merged
+from fedray.selection import cohort_of_round
 from fedray.strategies import FedAvg, FedProx
-from fedray.values import Absent, Examples, RoundRecord, Sealed, Shard, Tally, Vector, Work, sha256
+from fedray.values import (
+    Absent,
+    Examples,
+    Released,
+    RoundPlan,
+    RoundRecord,
+    Sealed,
+    Shard,
+    Spent,
+    Tally,
+    Total,
+    Vector,
+    Work,
+    sha256,
+)
 from fedray.vectors import Layout
 
 SHARDS = {"a": shard(12, 5, seed=1), "b": shard(7, 3, seed=2), "c": shard(20, 4, seed=3)}
@@ -327,6 +342,61 @@ def test_owners_that_are_only_slow_do_not_end_the_run() -> None:
     assert sha256(vector) == records[0].parameters_sha256
 
 
+# Budgets that are spent ---------------------------------------------------------------------------------------------
+
+
+def _spent(from_round: int, owners: str) -> Any:
+    """A cohort in which these owners' budgets end before a round."""
+
+    def meddle(answers: list[Sealed | Absent]) -> list[Sealed | Absent]:
+        return [
+            Absent(a.owner, a.round, "exhausted", "epsilon") if a.owner in owners and a.round >= from_round else a
+            for a in answers
+        ]
+
+    return partial(Meddling, meddle=meddle)
+
+
+@pytest.mark.parametrize("from_round", [1, 3])
+def test_a_run_ends_early_once_nobody_has_a_budget_left(from_round: int) -> None:
+    """The model that was trained until then is the result, and nothing went wrong."""
+    pairs = list(federate(federation(torch_task, SHARDS, around=_spent(from_round, "abc"), rounds=9)))
+    states, records = zip(*pairs, strict=True)
+    assert [state.is_exhausted for state in states] == [False] * (from_round - 1) + [True]
+    assert [record.n_updates for record in records] == [3] * (from_round - 1) + [0]
+    assert {owner.outcome for owner in records[-1].owners} == {"exhausted"}
+    assert {owner.reason for owner in records[-1].owners} == {"epsilon"}
+    assert states[-1].spending.exhausted == set("abc")
+    whole, _ = _run(federation(torch_task, SHARDS, rounds=max(1, from_round - 1)))
+    kept = whole if from_round > 1 else initial_state(federation(torch_task, SHARDS)).vector
+    assert sha256(states[-1].vector) == sha256(kept)
+
+
+def test_a_run_that_has_ended_so_does_not_begin_again() -> None:
+    made = federation(torch_task, SHARDS, around=_spent(1, "abc"), rounds=9)
+    ((state, _),) = federate(made)
+    assert list(federate(made, state)) == []
+
+
+def test_owners_without_a_budget_leave_the_run_to_the_others() -> None:
+    pairs = list(federate(federation(torch_task, SHARDS, around=_spent(2, "ac"), rounds=6)))
+    assert [record.n_updates for _, record in pairs] == [3, 1, 1, 1, 1, 1]
+    assert {state.is_exhausted for state, _ in pairs} == {False}
+    assert {state.barren for state, _ in pairs} == {0}
+
+
+def test_a_round_that_failed_for_other_reasons_does_not_end_a_run_as_exhausted() -> None:
+    """All but one have spent their budgets; the one that is left does not answer, and is waited for."""
+
+    def meddle(answers: list[Sealed | Absent]) -> list[Sealed | Absent]:
+        return [Absent(a.owner, a.round, "exhausted", "epsilon") for a in answers if a.owner != "c"]
+
+    around = partial(Meddling, meddle=meddle)
+    pairs = list(federate(federation(torch_task, SHARDS, around=around, rounds=5)))
+    assert len(pairs) == 5
+    assert {state.is_exhausted for state, _ in pairs} == {False}
+
+
 def test_an_owner_that_never_answers_is_absent() -> None:
     around = partial(Meddling, meddle=lambda answers: [a for a in answers if a.owner != "c"])
     _, (record,) = _run(federation(torch_task, SHARDS, around=around))
@@ -347,7 +417,105 @@ def test_a_record_adds_up() -> None:
     assert all(value >= 0 for value in phases.values())
     assert (record.sum.protection, record.sum.outcome, record.sum.min_owners) == ("plain", "opened", 1)
     assert dict(record.sum.stages) == {"asked": 2, "updates": 2}
-    assert record.epsilon is None
+    assert (record.epsilon, record.epsilon_rdp, record.accountant) == (None, None, None)
+
+
+# The server's half of owner-level privacy -----------------------------------------------------------------------------
+
+
+class Noting:
+    """A mechanism that clips at the round's number, gives ten times the mean, and something where there is none."""
+
+    def __init__(self, n_values: int) -> None:
+        self.n_values = n_values
+        self.totals: list[Total | None] = []
+
+    def init(self) -> Any:
+        return {"round": np.zeros(1)}
+
+    def plan(self, state: Any, plan: RoundPlan) -> RoundPlan:
+        return replace(plan, clip=1.0 + float(state["round"][0]))
+
+    def release(self, state: Any, plan: RoundPlan, total: Total | None) -> Any:
+        assert plan.clip == 1.0 + state["round"][0]
+        self.totals.append(total)
+        mean = np.ones(self.n_values) if total is None else 10 * total.mean
+        return {"round": state["round"] + 1}, Released(mean, {"accuracy": 0.125})
+
+
+def test_owners_are_told_the_clip_and_what_the_mechanism_releases_is_stepped() -> None:
+    seen: list[Any] = []
+
+    class Reading(Meddling):
+        def train(self, vector: Vector, assignments: Sequence[Any]) -> Any:
+            seen.extend((one.plan.round, one.plan.clip) for one in assignments)
+            return super().train(vector, assignments)
+
+    plain, _ = _run(federation(FULL, SHARDS))
+    start = initial_state(federation(FULL, SHARDS)).vector
+    around = partial(Reading, meddle=lambda answers: answers)
+    made = federation(FULL, SHARDS, mechanism=Noting(plain.size), around=around, rounds=2)
+    pairs = list(federate(made))
+    assert seen == [(1, 1.0)] * 3 + [(2, 2.0)] * 3
+    np.testing.assert_allclose(pairs[0][0].vector - start, 10 * (plain - start), rtol=1e-3, atol=1e-5)
+    assert [state.mechanism["round"].tolist() for state, _ in pairs] == [[1.0], [2.0]]
+
+
+def test_what_a_mechanism_releases_of_no_sum_is_stepped_too() -> None:
+    """Otherwise a model that stands still would tell that nobody was drawn."""
+    plain = initial_state(federation(torch_task, SHARDS)).vector
+    mechanism = Noting(plain.size)
+    silent = partial(Meddling, meddle=lambda answers: [])
+    ((state, record),) = federate(federation(torch_task, SHARDS, mechanism=mechanism, around=silent))
+    assert mechanism.totals == [None]
+    np.testing.assert_allclose(state.vector, plain + 1, rtol=1e-6)
+    assert record.n_updates == 0
+
+
+def test_where_owners_are_not_asked_for_their_figures_those_of_the_release_are_recorded() -> None:
+    class Silent(Meddling):
+        def evaluate(self, vector: Vector, part: Any) -> Any:
+            raise AssertionError("these figures are not noised")
+
+    around = partial(Silent, meddle=lambda answers: answers)
+    made = federation(torch_task, SHARDS, around=around, rounds=4, evaluation={"every": 3})
+    made = replace(made, mechanism=Noting(made.task.initial(0).size), evaluates_owners=False)
+    _, records = _run(made)
+    assert [dict(record.metrics) for record in records] == [{}, {}, {"accuracy": 0.125}, {"accuracy": 0.125}]
+    assert all(owner.metrics == {} and owner.n_holdout == 0 for record in records for owner in record.owners)
+    assert records[-1].evaluation == {"accuracy": 0.125}
+
+
+def test_a_round_is_judged_by_the_servers_own_rows_where_owners_gave_nothing() -> None:
+    made = federation(torch_task, SHARDS, rounds=1)
+    _, (record,) = _run(replace(made, evaluates_owners=False, central_test=SHARDS["a"].holdout))
+    assert record.metrics == {}
+    assert record.evaluation == record.central_metrics != {}
+    _, (both,) = _run(replace(made, central_test=SHARDS["a"].holdout))
+    assert both.evaluation == both.metrics != both.central_metrics
+
+
+def test_cohorts_are_drawn_from_a_seed_of_their_own() -> None:
+    """A secret one, where being drawn is not to be known."""
+    made = federation(torch_task, MANY, rounds=8, cohort={"name": "fixed", "size": 2})
+    cohorts = [[r.cohort for r in _run(replace(made, cohort_seed=seed))[1]] for seed in (0, 0, 2**127 + 5)]
+    assert cohorts[0] == cohorts[1] != cohorts[2]
+    assert cohorts[0] == [cohort_of_round(made.experiment.cohort, list(MANY), 0, round) for round in range(1, 9)]
+
+
+def test_what_owners_have_spent_at_most_is_recorded_after_every_round() -> None:
+    """The record's figure is that of whoever has spent most, with the name of its accountant."""
+
+    def worst(name: str, n_rounds: int, n_parts: int) -> Spent:
+        return Spent(n_parts + (0.5 if name == "b" else 0.0), "RDP" if name == "b" else "PLD", 10.0 * n_rounds, 1e-5)
+
+    made = federation(torch_task, SHARDS, rounds=2, around=partial(Meddling, meddle=lambda answers: answers[:2]))
+    _, records = _run(replace(made, worst_spent=worst))
+    assert [(r.epsilon, r.epsilon_rdp, r.accountant) for r in records] == [(1.5, 10.0, "RDP"), (2.5, 20.0, "RDP")]
+    assert [[(o.epsilon, o.epsilon_rdp) for o in r.owners] for r in records] == [
+        [(1.0, 10.0), (1.5, 10.0), (1.0, 10.0)],
+        [(2.0, 20.0), (2.5, 20.0), (2.0, 20.0)],
+    ]
 
 
 # Protected sums -----------------------------------------------------------------------------------------------------
@@ -526,6 +694,17 @@ def test_three_rounds_whose_sum_is_not_opened_end_the_run_with_the_reason(masked
         next(rounds)
     with pytest.raises(RunError, match="no sum of updates: 2 owners left of 5"):
         next(rounds)
+
+
+@pytest.mark.parametrize(("gone", "n_rounds"), [("de", 4), ("cde", 2)])
+def test_a_masked_run_ends_once_too_few_have_a_budget_left_to_make_up_a_sum(
+    gone: str, n_rounds: int, masked: dict[str, Any]
+) -> None:
+    """``min_owners: 3`` of five."""
+    pairs = list(federate(federation(torch_task, MANY, around=_spent(2, gone), rounds=4, **masked)))
+    assert len(pairs) == n_rounds
+    assert pairs[-1][0].is_exhausted == (n_rounds < 4)
+    assert [record.n_updates for _, record in pairs] == ([5, 3, 3, 3] if n_rounds == 4 else [5, 0])
 
 
 def test_nobody_trains_in_a_round_that_cannot_be_prepared(masked: dict[str, Any]) -> None:

@@ -16,8 +16,11 @@ import fedray
 from fedray import data
 from fedray.config import Experiment, load, validated
 from fedray.errors import ConfigError, ModelError, RunDirectoryError
+from fedray.privacy.ledger import Ledger
+from fedray.privacy.ledger_file import LedgerFile, ledger_path
 from fedray.records import read_run
-from fedray.values import Tally, Update
+from fedray.values import Tally, Update, sha256
+from fedray.vectors import Layout
 
 RAW: dict[str, Any] = {
     "data": {"name": "digits", "owners": 3, "split": "iid"},
@@ -99,6 +102,28 @@ def test_leaving_the_loop_early_ends_the_run_as_interrupted(tmp_path: Path) -> N
     found = read_run(tmp_path / "run")
     assert (found.rounds, found.status) == ((first,), "interrupted")
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_run_whose_owners_budgets_end_stops_early_with_the_model_that_they_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each owner's ledger on its machine allows for two of five rounds."""
+    monkeypatch.setenv("FEDRAY_LEDGERS", str(tmp_path / "ledgers"))
+    private = {**RAW, "rounds": 5, "privacy": {"name": "example", "noise_multiplier": 2.0}}
+    costs = [record.epsilon for record in _run(private, tmp_path / "unlimited")]
+    assert costs[1] is not None
+    for name in ("owner-00", "owner-01", "owner-02"):
+        Ledger(LedgerFile(ledger_path(name)), name).set_budget("example", costs[1] * 1.01, 1e-5)
+    run = fedray.run(Experiment.model_validate(private), tmp_path / "run", in_process=True)
+    records = list(run)
+    assert [record.n_updates for record in records] == [3, 3, 0]
+    assert {owner.outcome for owner in records[-1].owners} == {"exhausted"}
+    assert [record.epsilon for record in records[:2]] == pytest.approx(costs[:2])
+    assert records[2].epsilon == records[1].epsilon
+    assert read_run(tmp_path / "run").status == "exhausted"
+    assert records[2].parameters_sha256 == records[1].parameters_sha256
+    module = fedray.load_model(run.experiment, tmp_path / "run")
+    assert sha256(Layout(module).read()) == records[1].parameters_sha256
 
 
 def test_nothing_runs_before_the_first_record_is_asked_for(tmp_path: Path) -> None:

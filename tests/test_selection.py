@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from toys import plan
 
-from fedray.config.learning import EveryOwner, FixedSize, PoissonSampling, Selection, Stragglers
+from fedray.config.learning import Cyclic, EveryOwner, FixedSize, PoissonSampling, Selection, Stragglers
 from fedray.selection import assignments, cohort_of_round, planned_rounds
 
 OWNERS = tuple("edcba")
@@ -19,6 +19,7 @@ SELECTIONS = st.one_of(
     st.just(EveryOwner()),
     st.integers(1, 5).map(lambda size: FixedSize(size=size)),
     st.floats(0.01, 1.0).map(lambda rate: PoissonSampling(rate=rate)),
+    st.integers(1, 5).map(lambda size: Cyclic(size=size)),
 )
 
 
@@ -71,6 +72,53 @@ def test_seeds_and_rounds_give_other_cohorts() -> None:
     }
     assert len(draws) == 5
     assert all(len(set(draw)) > 3 for draw in draws)
+
+
+# In turn --------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def _circles(draw: st.DrawFn) -> tuple[list[str], int]:
+    """Owners, and how many of them a round has."""
+    owners = [f"o{i}" for i in range(draw(st.integers(1, 23)))]
+    return owners, draw(st.integers(1, len(owners)))
+
+
+@settings(deadline=None)
+@given(circle=_circles(), seed=st.integers(0, 100), rounds=st.integers(1, 60))
+def test_in_turn_every_owner_takes_part_equally_often_up_to_one(
+    circle: tuple[list[str], int], seed: int, rounds: int
+) -> None:
+    owners, size = circle
+    cohorts = [cohort_of_round(Cyclic(size=size), owners, seed, round) for round in range(1, rounds + 1)]
+    assert all(len(cohort) == len(set(cohort)) == size for cohort in cohorts)
+    planned = planned_rounds(Cyclic(size=size), owners, seed, rounds)
+    assert max(planned.values()) - min(planned.values()) <= 1
+    assert max(planned.values()) == -(-rounds * size // len(owners)), "what noise over the run is made for"
+
+
+@settings(deadline=None)
+@given(circle=_circles(), seed=st.integers(0, 100))
+def test_in_turn_an_owner_rests_for_as_many_rounds_as_there_are_whole_cohorts(
+    circle: tuple[list[str], int], seed: int
+) -> None:
+    """Correlated noise covers parts that are this far apart; never nearer, and as near where it must."""
+    owners, size = circle
+    cohorts = [cohort_of_round(Cyclic(size=size), owners, seed, round) for round in range(1, 4 * len(owners))]
+    taken = {name: [round for round, cohort in enumerate(cohorts) if name in cohort] for name in owners}
+    distances = {later - earlier for rounds in taken.values() for earlier, later in pairwise(rounds)}
+    assert min(distances) == len(owners) // size
+    assert max(distances) == -(-len(owners) // size)
+
+
+def test_in_turn_a_round_is_a_function_of_seed_and_round() -> None:
+    owners = [f"o{i}" for i in range(12)]
+    drawn = {seed: [cohort_of_round(Cyclic(size=3), owners, seed, round) for round in range(1, 9)] for seed in range(9)}
+    for seed, cohorts in drawn.items():
+        backwards = [cohort_of_round(Cyclic(size=3), owners[::-1], seed, round) for round in range(8, 0, -1)]
+        assert cohorts == backwards[::-1]
+        assert cohorts[:4] == cohorts[4:]
+    assert len({tuple(cohorts) for cohorts in drawn.values()}) == 9
 
 
 @pytest.mark.parametrize(("drop", "n_fast"), [(0.0, 10), (0.1, 9), (0.5, 5), (0.9, 1)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from fedray.config import Experiment
 from fedray.errors import RecordsError
 from fedray.owners import InProcessCohort
 from fedray.rounds import ServerState, federate
+from fedray.spending import Spending
 from fedray.states import load_state, save_state
 from fedray.strategies import FedAvg, FedProx
 from fedray.values import Spent, Work, sha256
@@ -27,23 +31,35 @@ STATE = ServerState(
     round=3,
     vector=np.array([1.5, -2.0, np.float32(1e-30)], dtype=np.float32),
     strategy={"velocity": np.array([1 / 3, 0.0]), "strategy.odd": np.zeros(0)},
-    spent={"a": Spent(1.25, 1.5, 1e-5), "ö/b": Spent(0.1, 0.2, 1e-6)},
-    asked={"a": 3},
-    lost=frozenset({"b"}),
+    mechanism={"clip": np.array([0.1]), "noise.ring": np.array([[1e-300, -2.0], [3.0, 4.0]]), "velocity": np.ones(1)},
+    spending=Spending(
+        spent={
+            "a": Spent(1.25, "PLD", 1.5, 1e-5, '[{"count":3}]'),
+            "ö/b": Spent(float("inf"), "RDP", float("inf"), 1e-6),
+        },
+        asked={"a": 3},
+        lost=frozenset({"b", "ö/b"}),
+        exhausted=frozenset({"c"}),
+    ),
     barren=2,
+    is_exhausted=True,
 )
 
 
 def _same(one: ServerState, other: ServerState) -> bool:
     return (
-        (one.round, one.barren, dict(one.spent)) == (other.round, other.barren, dict(other.spent))
-        and one.vector.tobytes() == other.vector.tobytes()
-        and one.vector.dtype == other.vector.dtype
-        and set(one.strategy) == set(other.strategy)
-        and all(
-            array.tobytes() == other.strategy[name].tobytes() and array.dtype == other.strategy[name].dtype
-            for name, array in one.strategy.items()
-        )
+        (one.round, one.barren, one.is_exhausted) == (other.round, other.barren, other.is_exhausted)
+        and one.spending == other.spending
+        and _same_arrays({"vector": one.vector}, {"vector": other.vector})
+        and _same_arrays(one.strategy, other.strategy)
+        and _same_arrays(one.mechanism, other.mechanism)
+    )
+
+
+def _same_arrays(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return set(one) == set(other) and all(
+        (array.tobytes(), array.dtype, array.shape) == (other[name].tobytes(), other[name].dtype, other[name].shape)
+        for name, array in one.items()
     )
 
 
@@ -53,20 +69,66 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
 
 
+def test_what_the_charges_were_of_is_kept_beside_epsilon(tmp_path: Path) -> None:
+    save_state(tmp_path / "s", STATE)
+    found = load_state(tmp_path / "s").spending.spent
+    assert {name: spent.charges for name, spent in found.items()} == {"a": '[{"count":3}]', "ö/b": ""}
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_past_noise_is_readable_by_its_user_alone(tmp_path: Path, umask: int) -> None:
+    """Also where an older file is written over; whoever knew the noise could take it off the models."""
+    path = tmp_path / "s"
+    path.touch(0o644)
+    before = os.umask(umask)
+    try:
+        save_state(path, STATE)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_past_noise_is_at_no_time_readable_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while it is written, nor where a writer that was killed has left a part."""
+    modes: list[int] = []
+
+    def watched(arrays: Any, path: Path, metadata: Any) -> None:
+        safetensors.numpy.save_file(arrays, path, metadata)
+        modes.append(stat.S_IMODE(path.stat().st_mode))
+
+    monkeypatch.setattr("fedray.states.save_file", watched)
+    (tmp_path / "s.partial").touch(0o644)
+    save_state(tmp_path / "s", STATE)
+    assert modes == [0o600]
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     vector=arrays.arrays(np.float32, st.integers(1, 9), elements=st.floats(width=32)),
     velocity=arrays.arrays(np.float64, st.integers(0, 9)),
+    noise=arrays.arrays(np.float64, st.tuples(st.integers(0, 4), st.integers(0, 4))),
     round=st.integers(0, 2**40),
-    epsilon=st.floats(0, 1e9),
+    epsilon=st.floats(0, 1e9) | st.just(float("inf")),
+    flags=st.tuples(st.booleans(), st.booleans()),
 )
 def test_any_state_comes_back(
-    tmp_path_factory: pytest.TempPathFactory, vector: Any, velocity: Any, round: int, epsilon: float
+    tmp_path_factory: pytest.TempPathFactory,
+    vector: Any,
+    velocity: Any,
+    noise: Any,
+    round: int,
+    epsilon: float,
+    flags: tuple[bool, bool],
 ) -> None:
     path = tmp_path_factory.mktemp("state") / "s"
-    state = ServerState(
-        round, vector, {"velocity": velocity}, {"x": Spent(epsilon, epsilon, 1e-5)}, {"x": 2}, frozenset({"x"}), 0
+    named = frozenset({"x"})
+    spending = Spending(
+        {"x": Spent(epsilon, "PLD", epsilon, 1e-5)},
+        {"x": 2},
+        named if flags[0] else frozenset(),
+        named if flags[1] else frozenset(),
     )
+    state = ServerState(round, vector, {"velocity": velocity}, {"noise": noise}, spending, 0, flags[1])
     save_state(path, state)
     assert _same(load_state(path), state)
 

@@ -70,7 +70,7 @@ def run(
     """Run one federation and write its records.
 
     Shows each round as it ends: updates received of those asked for, loss and metric on owners' held-out rows,
-    the largest epsilon spent, bytes and time. Exit code 0 when all rounds ran.
+    the largest epsilon spent, bytes and time. Exit code 0 when all rounds ran, or all that owners' budgets allow.
     """
     from fedray.report import write_report
     from fedray.running import run as start
@@ -85,7 +85,10 @@ def run(
     with live(table):
         for record in federation:
             table.add(record)
-    report = write_report(_read([federation.directory]), federation.directory / "report.html")
+    records = _read([federation.directory])
+    report = write_report(records, federation.directory / "report.html")
+    if records[0].status == "exhausted":
+        _print_exhausted(records[0])
     _print_places(federation.directory, report, "rounds.parquet")
 
 
@@ -105,7 +108,8 @@ def compare(
     """Run an experiment at every point of a search space with Ray Tune.
 
     A list where one value is expected is tried in full: `strategy: [fedavg, {name: fedprox, mu: 0.1}]`. A mapping
-    `{loguniform: [0.001, 1]}` (or uniform, randint, choice) is sampled `search.samples` times.
+    `{loguniform: [0.001, 1]}` (or uniform, randint, choice) is sampled `search.samples` times. With
+    `search.draws: random_stopping` both are drawn from, a secret number of times.
     """
     if (experiment is None) == (resume is None):
         raise typer.BadParameter("give an EXPERIMENT.yaml or --resume DIR, one of them")
@@ -121,14 +125,17 @@ def compare(
     raw = override(raw, parse_overrides(set_))
     space = separate(raw)
     first = space.experiments()[0]
-    n_trials = space.n_grid * first.search.samples
+    draws = first.search.draws
+    n_trials = None if draws.name == "random_stopping" else space.n_grid * first.search.samples
     progress = TrialsProgress(n_trials, str(first.search.metric))
-    console.print(f"{first.name}: {n_trials} trials of {first.rounds} rounds")
+    how_many = "trials, their number drawn in secret," if n_trials is None else f"{n_trials} trials"
+    console.print(f"{first.name}: {how_many} of {first.rounds} rounds")
     with live_trials(progress):
         result = start(raw, directory=resume or out, resume=resume is not None, address=address, watch=progress.watch)
     report = write_report(result.runs, result.directory / "report.html")
-    write_summary(result.directory / "summary.parquet", _comparison(result.runs))
-    _print_comparison(result.runs)
+    analysed = _comparison(result.runs)
+    write_summary(result.directory / "summary.parquet", analysed)
+    _print_comparison(analysed)
     _print_places(result.directory, report, "trials/*.parquet")
     if result.n_failed:
         console.print(f"[bold red]{result.n_failed} trials failed[/]; see {result.directory / 'tune'}")
@@ -146,7 +153,7 @@ def report(
     runs = _read(directories)
     first = directories[0]
     path = write_report(runs, out or (first / "report.html" if first.is_dir() else first.with_suffix(".html")))
-    _print_comparison(runs)
+    _print_comparison(_comparison(runs))
     console.print(f"report  {path}")
 
 
@@ -222,14 +229,29 @@ def _comparison(runs: Any) -> Any:
     return analyse(runs)
 
 
-def _print_comparison(runs: Any) -> None:
+def _print_comparison(comparison: Any) -> None:
     from fedray.report.comparison import as_rows
+    from fedray.report.wording import costs
 
     console.print()
-    rows = as_rows(_comparison(runs))
+    rows = as_rows(comparison)
     left_out = {"strategy"} if any(row["epsilon"] != "no DP" for row in rows) else {"strategy", "epsilon", "Pareto"}
     console.print(table_of([{key: row[key] for key in row if key not in left_out} for row in rows]))
     console.print()
+    for line in costs(comparison.cost):
+        console.print(line, highlight=False)
+
+
+def _print_exhausted(run: Any) -> None:
+    """Which round was the last that budgets allowed, and where an owner looks."""
+    done, planned = run.rounds[-1].round, run.experiment["rounds"]
+    console.print(
+        f"ended after round {done} of {planned}: too few owners have a privacy budget left. An owner sees what it has "
+        "spent, and on what, with `fedray ledger show`.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _print_places(directory: Path, report_path: Path, records: str) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 from fedray.values import RoundRecord
 
 if TYPE_CHECKING:
-    from fedray.report.audit import Claim
+    from fedray.report.claims import Claim
 
 console = Console()
 errors = Console(stderr=True)
@@ -84,9 +84,14 @@ def live(table: RoundsTable) -> Iterator[None]:
 
 
 class TrialsProgress:
-    """How far a comparison is: trials done, and what each running one has reached."""
+    """How far a comparison is: trials done, and what each running one has reached.
 
-    def __init__(self, n_trials: int, metric: str) -> None:
+    Args:
+        n_trials: how many there will be; None where that is a secret.
+        metric: the metric to show.
+    """
+
+    def __init__(self, n_trials: int | None, metric: str) -> None:
         self._metric = metric
         self._n_trials = n_trials
         self._done: set[str] = set()
@@ -113,7 +118,8 @@ class TrialsProgress:
         self._progress.update(self._bar, completed=len(self._done))
         if not console.is_terminal:
             seconds = time.monotonic() - self._started
-            line = f"  {len(self._done)}/{self._n_trials} trials, {seconds:.0f} s: {_settings(settings)}"
+            done = f"{len(self._done)}" if self._n_trials is None else f"{len(self._done)}/{self._n_trials}"
+            line = f"  {done} trials, {seconds:.0f} s: {_settings(settings)}"
             console.print(line, soft_wrap=True)
 
     def __rich__(self) -> Group:
@@ -151,11 +157,19 @@ def _row(record: RoundRecord, metric: str) -> tuple[str, ...]:
         f"{record.n_updates}/{asked}",
         _number(record.evaluation.get("loss")),
         _number(record.evaluation.get(metric)),
-        _number(record.epsilon, 2),
+        _epsilon(record),
         _bytes(record.bytes_up),
         _bytes(record.bytes_down),
         f"{record.seconds['total']:.2f} s",
     )
+
+
+def _epsilon(record: RoundRecord) -> str:
+    if record.epsilon is None:
+        return "-"
+    from fedray.report.numbers import epsilon
+
+    return f"{epsilon(record.epsilon)} {record.accountant or ''}".rstrip()
 
 
 def _number(value: float | None, digits: int = 4) -> str:

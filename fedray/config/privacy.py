@@ -45,6 +45,10 @@ class ExamplePrivacy(_Budgeted):
     """
 
     name: Literal["example"] = "example"
+    gradients: Literal["per_example", "ghost"] = "per_example"
+    """How the norms are found that examples are clipped by. ``per_example`` forms every example's gradient. ``ghost``
+    (Li et al. 2021) finds the norms without, and goes backward twice: far less memory and time for wide linear layers,
+    more time for small or convolutional models. Needs one of fedray's named losses."""
 
 
 class FixedClip(Section):

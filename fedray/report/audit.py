@@ -1,4 +1,4 @@
-"""What a run's records show of the promises of its protection: a claim, what was found, and whether it holds.
+"""What a run's records show of the promises of its protection, beside those of its privacy.
 
 An audit reads what the server wrote. It finds a protection that was weaker than was asked for, not a server that
 forges its records.
@@ -7,15 +7,13 @@ forges its records.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 from fedray.records import RunRecords
-from fedray.report.numbers import epsilon
+from fedray.report.claims import Claim, held
+from fedray.report.privacy_audit import privacy_claims
 from fedray.values import RoundRecord
-
-Verdict = Literal["holds", "fails", "note"]
 
 SECURITY_BITS = 128
 _TAKING_PART = ("update", "partial")
@@ -34,26 +32,17 @@ _WHO_HOLDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One promise held against the records."""
-
-    claim: str
-    found: str
-    verdict: Verdict
-
-
 def audit(run: RunRecords) -> list[Claim]:
-    """All claims that the protection of a run makes, in the order of the threat model."""
+    """All claims that protection and privacy of a run make, in the order of the threat model."""
     section = run.experiment["protection"]
     opened = [record for record in run.rounds if record.sum.outcome == "opened"]
     found = [
-        Claim("who can read a single update", _WHO_READS[section["name"]], _held(section["name"] != "plain")),
+        Claim("who can read a single update", _WHO_READS[section["name"]], held(section["name"] != "plain")),
         Claim("who holds secret keys", _WHO_HOLDS[section["name"]], "note"),
     ]
     if section["name"] != "plain":
         found += list(_protected(section, run.rounds, opened))
-    return [*found, _differences(opened), _privacy(run)]
+    return [*found, _differences(opened), *privacy_claims(run)]
 
 
 def _protected(
@@ -76,7 +65,7 @@ def _protection(section: dict[str, Any], rounds: Sequence[RoundRecord]) -> Claim
     return Claim(
         "every round was protected as asked",
         f"{', '.join(names) or 'no round'} in {len(rounds)} rounds; asked for {section['name']}",
-        _held(set(names) <= {section["name"]}),
+        held(set(names) <= {section["name"]}),
     )
 
 
@@ -93,7 +82,7 @@ def _identities(section: dict[str, Any], rounds: Sequence[RoundRecord]) -> Claim
 
 def _entropy(rounds: Sequence[RoundRecord]) -> Claim:
     bits = min((record.sum.key_bits for record in rounds), default=SECURITY_BITS)
-    return Claim("secrets are of full entropy", f"{bits} bits or more in every round", _held(bits >= SECURITY_BITS))
+    return Claim("secrets are of full entropy", f"{bits} bits or more in every round", held(bits >= SECURITY_BITS))
 
 
 def _threshold(section: dict[str, Any], opened: Sequence[RoundRecord]) -> Claim:
@@ -106,7 +95,7 @@ def _threshold(section: dict[str, Any], opened: Sequence[RoundRecord]) -> Claim:
     return Claim(
         f"shares open with more than {'two thirds' if section['server'] == 'may_lie' else 'half'} of their holders",
         f"{weakest.threshold} of {holders} at least",
-        _held(all(one.threshold > share * (one.neighbours + 1) for one in sums)),
+        held(all(one.threshold > share * (one.neighbours + 1) for one in sums)),
     )
 
 
@@ -118,7 +107,7 @@ def _keys(section: dict[str, Any], opened: Sequence[RoundRecord]) -> Claim:
     return Claim(
         f"a key opens at most {section['key_rounds']} sums",
         f"{len(rounds_of)} keys; {longest} sums under one",
-        _held(longest <= section["key_rounds"]),
+        held(longest <= section["key_rounds"]),
     )
 
 
@@ -128,7 +117,7 @@ def _smallest(section: dict[str, Any], opened: Sequence[RoundRecord]) -> Claim:
     return Claim(
         f"no sum of fewer than {asked} updates was opened",
         "no sum was opened" if smallest is None else f"the smallest was of {smallest}",
-        _held(smallest is None or smallest >= asked),
+        held(smallest is None or smallest >= asked),
     )
 
 
@@ -138,7 +127,7 @@ def _abandoned(rounds: Sequence[RoundRecord]) -> Claim:
     return Claim(
         "rounds that were abandoned gave no sum",
         f"{len(abandoned)} of {len(rounds)} abandoned" + (f": {'; '.join(reasons[:2])}" if reasons else ""),
-        _held(all(record.n_updates == 0 for record in abandoned)),
+        held(all(record.n_updates == 0 for record in abandoned)),
     )
 
 
@@ -160,14 +149,3 @@ def _differences(opened: Sequence[RoundRecord]) -> Claim:
         f"{close} times two sums in a row differed by one owner; only differential privacy bounds what that tells",
         "note",
     )
-
-
-def _privacy(run: RunRecords) -> Claim:
-    if run.experiment["privacy"]["name"] == "none":
-        return Claim("what sums and model reveal", "not bounded: no differential privacy", "note")
-    spent = max((record.epsilon for record in run.rounds if record.epsilon is not None), default=0.0)
-    return Claim("what sums and model reveal", f"bounded by epsilon {epsilon(spent)}, one training row", "note")
-
-
-def _held(holds: bool) -> Verdict:
-    return "holds" if holds else "fails"

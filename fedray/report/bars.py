@@ -57,7 +57,7 @@ def _means(variant: Variant) -> dict[str, float]:
 
 
 def _dots(comparison: Comparison, found: Sequence[tuple[Variant, OwnerMeans]], series: SeriesMap) -> Drawing:
-    levels, note = chosen_levels(comparison, OWNER_PANELS)
+    levels, note = chosen_levels([variant for variant, _ in found], OWNER_PANELS)
     order = _worst_first(comparison, found)
     rows = math.ceil(len(levels) / 2)
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from fedray.records import RunRecords
 from fedray.report import bars, numbers, plots, promises, wording
 from fedray.report.canvas import N_PHASES, Drawing, Series, legend, series_of
-from fedray.report.comparison import Comparison, compare
+from fedray.report.comparison import Comparison, compare, epsilon_shown
 from fedray.report.listing import yaml_lines
 from fedray.report.variant import MISSED, OwnerSummary, Variant, final, largest, seed_of
 
@@ -29,10 +29,14 @@ _MEANINGS = {
     "absent": "its actor was gone, or it did not get through the protocol's first stages",
     "dropped": "it was too slow for a strategy that takes no partial work",
     "rejected": "its update was not finite or misshapen",
-    "refused": "it would have spent more than its privacy budget, or the protocol was not kept to",
+    "refused": "what it was asked breaks a rule, so that it did not do it",
+    "exhausted": "its privacy budget is spent",
     "failed": "it raised an error",
     "unopened": "it sent its update, but the round's sum was never opened",
 }
+
+
+_ENDINGS = {"running": "running, or killed", "exhausted": "budgets exhausted"}
 
 
 def write_report(runs: Sequence[RunRecords], path: Path) -> Path:
@@ -73,12 +77,15 @@ def _contents(comparison: Comparison) -> dict[str, Any]:
         "mode": comparison.mode,
         "single": len(comparison.variants) == 1,
         "answer": wording.answer(comparison),
+        "measured": " ".join(wording.measured(comparison)),
+        "costs": wording.costs(comparison.cost),
         "caveats": wording.caveats(comparison),
         "is_replayable": promises.is_replayable(comparison),
         "promises": promises.promises(comparison),
         "variants": [_variant(comparison, variant, phases, outcomes) for variant in comparison.variants],
         "has_epsilon": any(variant.is_private for variant in comparison.variants),
-        "has_central": any(variant.central() for variant in comparison.variants),
+        "has_central": has_central(comparison),
+        "has_kinds": len(comparison.kinds) > 1,
         "figures": _figures(comparison, series, phases),
         "series": list(series.values()),
         "n_grey": sum(member.index is None for member in series.values()),
@@ -90,6 +97,12 @@ def _contents(comparison: Comparison) -> dict[str, Any]:
         "environment": _environment(comparison.runs),
         "max_owner_rows": MAX_OWNER_ROWS,
     }
+
+
+def has_central(comparison: Comparison) -> bool:
+    """Whether a column of its own for the server's test set tells more than the metric's."""
+    by_owners = any(variant.is_judged_by_owners for variant in comparison.variants)
+    return by_owners and any(variant.central() for variant in comparison.variants)
 
 
 def _title(comparison: Comparison) -> str:
@@ -118,6 +131,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         ("Rounds", shared("rounds")),
         ("Model", shared("model", "name")),
         ("Cohort", shared("cohort", "name")),
+        ("Privacy", shared("privacy", "name")),
         ("Protection", shared("protection", "name")),
     ]
 
@@ -174,7 +188,7 @@ def _variant(
         "label": variant.label,
         "strategy": wording.display_name(variant),
         "level": variant.level,
-        "epsilon": numbers.epsilon(variant.epsilon) if variant.is_private else "no DP",
+        "epsilon": epsilon_shown(variant),
         "epsilon_rdp": numbers.epsilon(variant.epsilon_rdp) if variant.is_private else "no DP",
         "utility": numbers.with_interval(variant.utility),
         "central": numbers.with_interval(variant.central()),
@@ -186,6 +200,7 @@ def _variant(
         "owners": [_owner(owner) for owner in _worst(comparison, owners)],
         "n_owners": len(owners),
         "outcomes": {outcome: counts[outcome] for outcome in outcomes},
+        "is_secret": variant.has_secret_cohorts,
         "reasons": variant.reasons()[:MAX_REASONS],
         "bytes_up": numbers.size(variant.bytes_up()),
         "bytes_down": numbers.size(variant.bytes_down()),
@@ -221,10 +236,10 @@ def _run(comparison: Comparison, variant: Variant, run: RunRecords) -> dict[str,
         "label": run.label,
         "variant": variant.label,
         "seed": str(seed_of(run)),
-        "status": "running, or killed" if run.status == "running" else run.status,
+        "status": _ENDINGS.get(run.status, run.status),
         "is_complete": run.status == "complete",
         "rounds": f"{len(run.rounds)} of {run.experiment.get('rounds', '?')}",
-        "utility": numbers.number(final(run, comparison.metric)),
+        "utility": numbers.number(final(run, comparison.metric, comparison.judge)),
         "epsilon": numbers.epsilon(largest(record.epsilon for record in run.rounds)) if variant.is_private else "no DP",
         "digest": run.rounds[-1].parameters_sha256[:12] if run.rounds else numbers.NONE,
     }

@@ -1,5 +1,7 @@
 """What tells variants apart, and names for them: ``fedprox mu=0.1 · epsilon=4``.
 
+Where kinds of privacy are mixed, a level begins with its kind: ``owner epsilon=4``.
+
 Works on flattened experiments: dotted keys to values. A key is *telling* where it differs between experiments
 that agree on the ``name`` of every section around it, so that ``strategy.mu`` is no difference between FedAvg
 and FedProx but is one between two runs of FedProx.
@@ -70,8 +72,13 @@ def _value_of(settings: Settings, key: str) -> str:
     return json.dumps(settings[key], sort_keys=True, default=str) if key in settings else "absent"
 
 
-def level_label(settings: Settings, telling_keys: Iterable[str]) -> str:
-    """The level of privacy that was planned: ``no DP``, ``epsilon=4`` or ``noise=1.1``."""
+def kinds(all_settings: Iterable[Settings]) -> tuple[str, ...]:
+    """Kinds of differential privacy that are asked for, by name."""
+    return tuple(sorted({str(one["privacy.name"]) for one in all_settings if is_private(one)}))
+
+
+def level_label(settings: Settings, telling_keys: Iterable[str], kind: str = "") -> str:
+    """The level of privacy that was planned: ``no DP``, ``epsilon=4`` or ``noise=1.1``, after its kind if given."""
     if not is_private(settings):
         return "no DP"
     epsilon = settings.get("privacy.epsilon")
@@ -79,7 +86,7 @@ def level_label(settings: Settings, telling_keys: Iterable[str]) -> str:
     label = f"epsilon={shown(epsilon)}" if epsilon is not None else f"noise={shown(noise)}"
     if "privacy.delta" in telling_keys:
         label += f" delta={shown(settings.get('privacy.delta'))}"
-    return label
+    return f"{kind} {label}" if kind else label
 
 
 def is_private(settings: Settings) -> bool:

@@ -39,13 +39,17 @@ def privacy_utility(comparison: Comparison, series: SeriesMap) -> Drawing | None
     shown = [v for v in comparison.variants if v.utility is not None and v.utility.is_finite]
     private = [v for v in shown if v.epsilon is not None and 0 < v.epsilon < math.inf]
     others = [v for v in shown if v not in private]
-    if not private or len(shown) < 2:
+    search = _search_point(comparison)
+    if not private or (len(shown) < 2 and search is None):
         return None
 
     def paint(figure: Any) -> None:
         ratios = {"width_ratios": [4, 1]} if others else {}
         axes = figure.subplots(1, 2 if others else 1, sharey=True, squeeze=False, gridspec_kw=ratios)[0]
         _private_side(axes[0], comparison, private, others, series)
+        if search:
+            _search_side(axes[0], *search, series)
+        _epsilon_axis(axes[0], [v.epsilon for v in private if v.epsilon] + ([search[1]] if search else []))
         if others:
             _open_side(axes[1], comparison, others, series)
         framed(axes[0], [variant.utility.mean for variant in shown if variant.utility])
@@ -57,9 +61,10 @@ def privacy_utility(comparison: Comparison, series: SeriesMap) -> Drawing | None
         title="What privacy costs",
         svg=draw("tradeoff", 3.3, paint),
         description=f"Final {comparison.metric} against epsilon. {described}",
-        note="Bars: 95 % intervals over seeds, cut off where they leave the frame. Ring: no other variant has both a "
-        f"smaller epsilon and a better {comparison.metric}. Points at one epsilon are set a little apart; epsilon is "
-        "on a logarithmic axis.",
+        note="Bars: 95 % intervals over seeds, cut off where they leave the frame. Ring: no other variant"
+        f"{' of its kind of privacy' if len(comparison.kinds) > 1 else ''} has both a smaller epsilon and a better "
+        f"{comparison.metric}. Points at one epsilon are set a little apart; epsilon is on a logarithmic axis."
+        f"{_search_note(search)}",
         legend="series",
     )
 
@@ -85,7 +90,27 @@ def _private_side(
         if variant.utility and series[variant.family].index is not None:
             colour = series[variant.family].colour
             axes.axhline(variant.utility.mean, color=colour, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
-    _epsilon_axis(axes, [v.epsilon for v in private if v.epsilon])
+
+
+def _search_point(comparison: Comparison) -> tuple[Variant, float] | None:
+    """The best private variant, and what it costs with the search that found it.
+
+    None for a single run, and where kinds of privacy, and so epsilons of different things, are mixed.
+    """
+    best, cost = comparison.best_private, comparison.cost
+    if best is None or best.epsilon is None or cost is None or cost.n_runs < 2 or len(comparison.kinds) > 1:
+        return None
+    return (best, cost.published.epsilon) if best.epsilon < cost.published.epsilon < math.inf else None
+
+
+def _search_side(axes: Any, best: Variant, epsilon: float, series: SeriesMap) -> None:
+    """A hollow mark at the best variant's utility and the whole search's epsilon, with a thread to the variant."""
+    assert best.utility is not None, "only variants with a utility are drawn"
+    style, mean = series[best.family], best.utility.mean
+    thread = {"color": style.colour, "linewidth": 0.9, "linestyle": (0, (1, 2)), "zorder": 2}
+    axes.plot([best.epsilon, epsilon], [mean, mean], **thread)
+    hollow = {"markersize": 7.5, "markerfacecolor": SURFACE, "markeredgecolor": style.colour, "markeredgewidth": 1.4}
+    axes.plot(epsilon, mean, marker=style.marker, linestyle="none", zorder=4, **hollow)
 
 
 def _epsilon_axis(axes: Any, epsilons: Sequence[float]) -> None:
@@ -139,7 +164,7 @@ def learning(comparison: Comparison, series: SeriesMap) -> Drawing | None:
         return None
     if len(comparison.variants) == 1:
         return _all_metrics(drawn[0], series)
-    levels, note = chosen_levels(comparison)
+    levels, note = chosen_levels(drawn)
 
     def paint(figure: Any) -> None:
         for axes, level in zip(panels(figure, len(levels)), levels, strict=True):
@@ -162,8 +187,9 @@ def learning(comparison: Comparison, series: SeriesMap) -> Drawing | None:
 
 
 def _all_metrics(variant: Variant, series: SeriesMap) -> Drawing:
-    names = dict.fromkeys([variant.metric, *(n for run in variant.runs for r in run.rounds for n in r.metrics)])
+    names = dict.fromkeys([variant.metric, *(n for run in variant.runs for r in run.rounds for n in variant.judge(r))])
     metrics = [name for name in names if variant.curve(name)][:MAX_PANELS]
+    whose = "owners' held-out rows" if variant.is_judged_by_owners else "the server's own test set"
 
     def paint(figure: Any) -> None:
         for axes, metric in zip(panels(figure, len(metrics), share=False), metrics, strict=True):
@@ -174,8 +200,8 @@ def _all_metrics(variant: Variant, series: SeriesMap) -> Drawing:
         key="learning",
         title="Learning, round by round",
         svg=draw("learning", _panel_height(len(metrics)), paint),
-        description=f"{', '.join(metrics)} on held-out rows over rounds.",
-        note="On owners' held-out rows, round by round."
+        description=f"{', '.join(metrics)} on {whose} over rounds.",
+        note=f"On {whose}, round by round."
         + (" The band is the 95 % interval over seeds." if len(variant.seeds) > 1 else ""),
         legend="",
     )
@@ -218,7 +244,7 @@ def privacy_spent(comparison: Comparison, series: SeriesMap) -> Drawing | None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
         axes.set_xlabel("round")
-        headline(axes, "epsilon (PLD)")
+        headline(axes, _epsilon_by(comparison))
 
     described = "; ".join(f"{v.label}: {numbers.epsilon(v.epsilon)}" for v, _ in curves[:24])
     return Drawing(
@@ -232,14 +258,19 @@ def privacy_spent(comparison: Comparison, series: SeriesMap) -> Drawing | None:
     )
 
 
+def _epsilon_by(comparison: Comparison) -> str:
+    named = sorted({variant.accountant for variant in comparison.variants if variant.accountant is not None})
+    return f"epsilon ({', '.join(named)})" if named else "epsilon"
+
+
 def _drawn_late(style: Series) -> int:
     """Grey first; then solid lines under dashed ones, so that lines that coincide are both seen."""
     return -1 if style.index is None else style.index
 
 
-def chosen_levels(comparison: Comparison, limit: int = MAX_PANELS) -> tuple[list[str], str]:
+def chosen_levels(variants: Sequence[Variant], limit: int = MAX_PANELS) -> tuple[list[str], str]:
     """Levels of privacy that get a panel, and a note where some do not."""
-    levels = list(comparison.levels)
+    levels = list(dict.fromkeys(variant.level for variant in variants))
     if len(levels) <= limit:
         return levels, ""
     places = {round(step * (len(levels) - 1) / (limit - 1)) for step in range(limit)}
@@ -275,6 +306,12 @@ def _panel_height(count: int) -> float:
 
 def _utilities(variants: Sequence[Variant]) -> str:
     return "; ".join(f"{v.label}: {numbers.with_interval(v.utility)}" for v in variants[:24])
+
+
+def _search_note(search: tuple[Variant, float] | None) -> str:
+    if search is None:
+        return ""
+    return f" Hollow: the best private variant at epsilon {numbers.epsilon(search[1])}, that of the whole search."
 
 
 def _better(comparison: Comparison) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedray.report import numbers
 from fedray.report.comparison import Comparison
-from fedray.report.variant import Variant, largest, spent
+from fedray.report.kinds import PROTECTED
+from fedray.report.privacy_promises import noise_itself, privacy_promises
 from fedray.report.wording import prose
 
 _PLAIN = prose("""
@@ -35,33 +35,22 @@ _FIRST_USE = (
     "Signing keys are trusted at first use: a server that lies could pass off owners of its own, and read updates."
 )
 _ENROLLED = "Signing keys are enrolled, so that the server cannot pass off its own."
-_EXAMPLE_LEVEL = prose("""
-    Example-level differential privacy. Whoever sees the updates or the model, the server included, learns
-    little about whether any one training row of any one owner was used: one row more or less changes the
-    probability of anything they could see by at most a factor of e to the power of epsilon, but for a
-    probability of at most delta. {here} Each owner spends for its own rows; the figure is that of the
-    owner who spent most. It bounds what is learned about one row, not about a person with many rows or
-    about an owner as a whole. Epsilon is computed by Google's dp-accounting with privacy loss
-    distributions (PLD); the figure by Rényi DP (RDP) stands beside it.
-""")
-_LEFT_OUT = prose("""
-    Held-out metrics, the owners' numbers of rows and their training times are released without noise;
-    epsilon does not cover them. Nor does it cover settings that were chosen by looking at the data.
-""")
 _ONE_RUN = prose("""
-    Epsilon is that of this run alone. Every further run on the same rows spends more: publish several,
-    and their epsilons and deltas add up (a safe bound).
+    Epsilon is that of this run alone. Every further run on the same rows spends more. An owner that opened a ledger
+    on its machine sees there what all runs have cost it.
 """)
 _ALL_RUNS = prose("""
-    Each epsilon is that of one run alone. Whoever sees all {n} private runs of this page, if they used
-    the same rows, is bounded only by their composition: epsilon {epsilon} and delta {delta:.2g} by adding
-    them up, a safe bound. To choose the best run and publish only that one still uses what the others
-    saw.
+    Each epsilon is that of one run alone. Whoever learns of all {n} private runs of this page is bounded only by their
+    composition: epsilon {epsilon} at delta {delta:.2g} for one {unit}, {how}.
 """)
-_NOISE = prose("""
-    Noise is drawn as floating-point numbers from a Philox generator, with a fresh 128-bit key of the
-    operating system's every round. Attacks on the gaps between floating-point numbers, or on that
-    generator, are not covered by epsilon.
+_CHOICE = prose("""
+    To choose the best run and publish only that one still uses what the others saw.
+""")
+_RANDOM_STOPPING = prose("""
+    The number of trials was drawn at random (Papernot and Steinke 2022; {stopping}), and so were the settings of each.
+    Whoever sees the best trial alone, its settings, its figure and its own model, and never learns how many trials
+    there were, is bounded by epsilon {epsilon} at delta {delta:.2g}. This page lists all trials: it is not for
+    publication. To train once more with the settings that won is one more run.
 """)
 _REPLAY = prose("""
     privacy.unsafe_replay_seed is set, so the noise comes from a known seed. Whoever knows the seed can
@@ -84,10 +73,9 @@ def promises(comparison: Comparison) -> list[tuple[str, str]]:
     found = _protections(comparison)
     if private:
         found += [
-            ("Privacy: what the result tells about one row", _EXAMPLE_LEVEL.format(here=_here(private))),
-            ("What that bound leaves out", _LEFT_OUT),
-            ("One run, or all of them", _composition(private)),
-            ("The noise itself", _REPLAY if is_replayable(comparison) else _NOISE),
+            *privacy_promises(private),
+            ("One run, or all of them", _composition(comparison)),
+            ("The noise itself", _REPLAY if is_replayable(comparison) else noise_itself(private)),
         ]
     if n_open:
         found.append(("Without differential privacy", _NO_PRIVACY.format(which=_which(n_open, bool(private)))))
@@ -98,22 +86,6 @@ def is_replayable(comparison: Comparison) -> bool:
     """Whether the noise of any private run comes from a known seed, so that its epsilon does not hold."""
     privacies = [variant.experiment.get("privacy", {}) for variant in comparison.variants if variant.is_private]
     return any(privacy.get("unsafe_replay_seed") is not None for privacy in privacies)
-
-
-def composed(variants: Iterable[Variant]) -> tuple[float, float, int]:
-    """(epsilon, delta, runs) of all private runs published together: plain sums, a safe bound.
-
-    A run that did not complete counts with what it planned, if that is more than what is on record.
-    """
-    epsilon, delta, n_runs = 0.0, 0.0, 0
-    for variant in (variant for variant in variants if variant.is_private):
-        privacy = variant.experiment.get("privacy", {})
-        for run in variant.runs:
-            planned = privacy.get("epsilon") if run.status != "complete" else None
-            epsilon += largest([spent([run])[0], planned]) or 0.0
-            delta += float(privacy.get("delta", 0.0))
-            n_runs += 1
-    return epsilon, delta, n_runs
 
 
 def _protections(comparison: Comparison) -> list[tuple[str, str]]:
@@ -141,28 +113,22 @@ def _of_one(name: str, sections: Sequence[Mapping[str, Any]]) -> str:
     return _HOMOMORPHIC.format(name=name, ckks=_CKKS if name == "ckks" else "", **facts)
 
 
-def _here(private: Sequence[Variant]) -> str:
-    epsilons = sorted(variant.epsilon for variant in private if variant.epsilon is not None)
-    deltas = sorted({float(variant.experiment.get("privacy", {}).get("delta", 0.0)) for variant in private})
-    if not epsilons:
-        return "No epsilon is on record here yet."
-    spread = _range([numbers.epsilon(epsilon) for epsilon in epsilons])
-    return f"Here epsilon is {spread} at delta {_range([f'{delta:g}' for delta in deltas])}."
-
-
-def _composition(private: Sequence[Variant]) -> str:
-    epsilon, delta, n_runs = composed(private)
-    if n_runs == 1:
+def _composition(comparison: Comparison) -> str:
+    cost = comparison.cost
+    if cost is None or cost.n_runs == 1:
         return _ONE_RUN
-    total = numbers.epsilon(epsilon) if math.isfinite(epsilon) else "unbounded"
-    return _ALL_RUNS.format(n=n_runs, epsilon=total, delta=delta)
+    epsilon = numbers.epsilon(cost.composed.epsilon)
+    how = "by adding them up" if cost.is_plain_sum else f"by {cost.composed.accountant}"
+    facts = {"epsilon": epsilon, "how": how, "delta": cost.composed.delta}
+    text = _ALL_RUNS.format(n=cost.n_runs, unit=PROTECTED[cost.unit], **facts)
+    if cost.selected is None or cost.stopping is None or not cost.was_drawn:
+        return f"{text} {_CHOICE}"
+    best = numbers.epsilon(cost.selected.epsilon)
+    stopping = f"{cost.stopping.distribution}, {cost.stopping.mean:g} expected"
+    return f"{text} {_RANDOM_STOPPING.format(stopping=stopping, epsilon=best, delta=cost.selected.delta)}"
 
 
 def _which(count: int, mixed: bool) -> str:
     if not mixed:
         return "No run here has"
     return f"{numbers.share(count, 'variant')} marked “no DP” {'has' if count == 1 else 'have'} no"
-
-
-def _range(texts: Sequence[str]) -> str:
-    return texts[0] if len(set(texts)) == 1 else f"{texts[0]} to {texts[-1]}"

@@ -15,12 +15,26 @@ from typing import Any
 
 from fedray.records import RunRecords
 from fedray.report.intervals import Interval, interval
-from fedray.values import OwnerRecord, RoundRecord
+from fedray.report.kinds import Kind, has_secret_cohorts, kind_of
+from fedray.values import Accountant, OwnerRecord, RoundRecord
 
 TOTALS = ("total", "round")
 """Keys of ``RoundRecord.seconds`` that are a round's total and no phase."""
-MISSED = ("absent", "dropped", "rejected", "refused", "failed", "unopened")
+MISSED = ("absent", "dropped", "rejected", "refused", "exhausted", "failed", "unopened")
 """Outcomes of an owner that was asked and whose update entered no opened sum."""
+
+Judge = Callable[[RoundRecord], Mapping[str, float]]
+"""The means by which a round is judged."""
+
+
+def by_evaluation(record: RoundRecord) -> Mapping[str, float]:
+    """Owners' held-out figures; the server's own where owners gave none."""
+    return record.evaluation
+
+
+def by_server(record: RoundRecord) -> Mapping[str, float]:
+    """Figures on the server's own test set."""
+    return record.central_metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +44,7 @@ class OwnerSummary:
     Attributes:
         n_holdout: held-out rows; the largest number seen.
         utility: final metric on the owner's held-out rows, over seeds; None where it has none.
-        epsilon: largest epsilon that it spent in one run (PLD); None without differential privacy.
+        epsilon: largest epsilon that it spent in one run; None without differential privacy.
         outcomes: how often each outcome befell it, over all rounds and runs.
         seconds: mean seconds of training in a run.
     """
@@ -52,14 +66,17 @@ class Variant:
         label: human name, unique in its comparison: ``fedprox mu=0.1 · epsilon=4``.
         strategy: name of the strategy: ``fedprox``.
         family: the label without the level of privacy: ``fedprox mu=0.1``.
-        level: the level of privacy that was planned: ``epsilon=4``, ``noise=1.1`` or ``no DP``.
+        level: the level of privacy that was planned: ``epsilon=4``, ``noise=1.1``, ``owner epsilon=4`` where kinds are
+            mixed, or ``no DP``.
         settings: the settings that differ between the variants of the comparison.
         runs: all runs.
         counted: the runs that figures are taken from.
         metric: the metric that says which variant is better.
         utility: its final value over seeds; None where no round was evaluated.
-        epsilon: largest epsilon that any owner spent in any counted run (PLD); None without DP.
+        epsilon: largest epsilon that any owner spent in any counted run; None without DP.
         epsilon_rdp: the same by Renyi DP.
+        accountant: whose figure ``epsilon`` is.
+        judge: which means ``utility`` and curves are taken from.
     """
 
     label: str
@@ -73,6 +90,8 @@ class Variant:
     utility: Interval | None
     epsilon: float | None
     epsilon_rdp: float | None
+    accountant: Accountant | None = None
+    judge: Judge = by_evaluation
 
     @property
     def experiment(self) -> Mapping[str, Any]:
@@ -80,7 +99,22 @@ class Variant:
 
     @property
     def is_private(self) -> bool:
-        return bool(self.experiment.get("privacy", {}).get("name", "none") != "none")
+        return self.kind != "none"
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.experiment)
+
+    @property
+    def has_secret_cohorts(self) -> bool:
+        """Whether its epsilon counts on it that nobody learns who took part when."""
+        return any(has_secret_cohorts(run) for run in self.runs)
+
+    @property
+    def is_judged_by_owners(self) -> bool:
+        """Whether its figures are means over owners' held-out rows, and not of the server's own test set."""
+        has_any = any(self.metric in record.metrics for run in self.counted for record in run.rounds)
+        return self.judge is by_evaluation and has_any
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -103,8 +137,8 @@ class Variant:
         by_round: dict[int, list[tuple[int, float]]] = {}
         for run in self.counted:
             for record in run.rounds:
-                if name in record.evaluation:
-                    by_round.setdefault(record.round, []).append((seed_of(run), record.evaluation[name]))
+                if name in self.judge(record):
+                    by_round.setdefault(record.round, []).append((seed_of(run), self.judge(record)[name]))
         points = [(number, _interval_by_seed(pairs)) for number, pairs in sorted(by_round.items())]
         return [(number, point) for number, point in points if point is not None]
 
@@ -116,7 +150,7 @@ class Variant:
 
     def central(self) -> Interval | None:
         """Final metric on the server's own test set, over seeds."""
-        return over_seeds(self.counted, lambda run: final(run, self.metric, lambda r: r.central_metrics))
+        return over_seeds(self.counted, lambda run: final(run, self.metric, by_server))
 
     def seconds(self) -> dict[str, float]:
         """Mean seconds of a run by phase; ``other`` is what the round's total holds beyond its phases."""
@@ -174,11 +208,9 @@ def _interval_by_seed(pairs: Iterable[tuple[int, float | None]]) -> Interval | N
     return interval([sum(values) / len(values) for values in by_seed.values()])
 
 
-def final(
-    run: RunRecords, metric: str, metrics: Callable[[RoundRecord], Mapping[str, float]] = lambda r: r.evaluation
-) -> float | None:
+def final(run: RunRecords, metric: str, judge: Judge = by_evaluation) -> float | None:
     """The metric's value in the last round that has it; None where none has."""
-    found = (metrics(record) for record in reversed(run.rounds) if metric in metrics(record))
+    found = (judge(record) for record in reversed(run.rounds) if metric in judge(record))
     return next((values[metric] for values in found), None)
 
 
@@ -188,13 +220,20 @@ def largest(values: Iterable[float | None]) -> float | None:
 
 
 def spent(runs: Iterable[RunRecords]) -> tuple[float | None, float | None]:
-    """Largest epsilon by PLD and by RDP that any owner spent in any of the runs."""
+    """Largest epsilon that any owner spent in any of the runs, and largest by RDP."""
     records = [record for run in runs for record in run.rounds]
     lines = [line for record in records for line in record.owners]
     return (
         largest([*(r.epsilon for r in records), *(o.epsilon for o in lines)]),
         largest([*(r.epsilon_rdp for r in records), *(o.epsilon_rdp for o in lines)]),
     )
+
+
+def accountant_of(runs: Iterable[RunRecords]) -> Accountant | None:
+    """Whose figure the largest epsilon of the runs is; None where none is on record."""
+    records = [record for run in runs for record in run.rounds if record.epsilon is not None]
+    most = max(records, key=lambda record: record.epsilon or 0.0, default=None)
+    return most.accountant if most else None
 
 
 def _phase(phase: str, record: RoundRecord) -> float:

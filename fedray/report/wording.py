@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 
 from fedray.report import numbers
 from fedray.report.comparison import Comparison, is_better
+from fedray.report.cost import SearchCost
 from fedray.report.intervals import Interval
-from fedray.report.variant import Variant, largest, seed_of
+from fedray.report.kinds import PROTECTED, evaluation_noise
+from fedray.report.variant import Variant, by_server, largest, seed_of
 
 MAX_LEVELS = 4
 SPENT_AS_PLANNED = 0.05
@@ -68,6 +70,8 @@ def _at_level(level: str, rivals: Sequence[Variant]) -> str:
     if level == "no DP":
         return "Without differential privacy"
     described = level.replace("=", " ").replace("noise", "noise multiplier")
+    for kind in ("example", "owner"):
+        described = described.replace(f"{kind} ", f"{kind}-level ")
     spent, planned = largest(v.epsilon for v in rivals), rivals[0].experiment["privacy"].get("epsilon")
     if planned is None or (spent is not None and abs(spent / planned - 1) > SPENT_AS_PLANNED):
         described += f" (epsilon spent: {numbers.epsilon(spent)})"
@@ -113,12 +117,15 @@ def _seeds(comparison: Comparison) -> list[str]:
 def caveats(comparison: Comparison) -> list[str]:
     """What a reader of the table must know."""
     n_variants = len(comparison.variants)
+    exhausted = sum(run.status == "exhausted" for run in comparison.runs)
     incomplete = sum(variant.n_complete < len(variant.runs) for variant in comparison.variants)
     has_intervals = any(v.utility is not None and v.utility.half_width is not None for v in comparison.variants)
     notes = [
         (has_intervals, _INTERVALS),
         (n_variants > 2, _SELECTION.format(n=n_variants)),
+        (len(comparison.kinds) > 1, _KINDS),
         (incomplete > 0, _INCOMPLETE.format(variants=numbers.share(incomplete, "variant"))),
+        (exhausted > 0, _EXHAUSTED.format(runs=numbers.share(exhausted, "run"))),
         (bool(comparison.unevaluated), _unevaluated(comparison)),
     ]
     return [note for applies, note in notes if applies]
@@ -128,6 +135,44 @@ def _unevaluated(comparison: Comparison) -> str:
     names = [f"{run.label} (seed {seed_of(run)})" for run in comparison.unevaluated]
     shown = names[:8] + ([f"{len(names) - 8} more"] if len(names) > 8 else [])
     return f"Without an evaluated round: {listed(shown)}." if names else ""
+
+
+def measured(comparison: Comparison) -> list[str]:
+    """On whose rows figures were measured, and with what noise."""
+    metric, variants = comparison.metric, [v for v in comparison.variants if v.utility is not None]
+    by_owners = [variant for variant in variants if variant.is_judged_by_owners]
+    if comparison.judge is by_server or (variants and not by_owners):
+        return [f"Measured as {metric} on the server's own test set, after the last round that was evaluated."]
+    found = [f"Measured as {metric} on owners' held-out rows, after the last round that was evaluated."]
+    if len(by_owners) < len(variants):
+        found.append(_TWO_MEASURES)
+    noised = {variant.kind for variant in by_owners if evaluation_noise(variant.experiment) is not None}
+    if "example" in noised:
+        found.append(_NOISED_ROWS)
+    if noised - {"example"}:
+        found.append(_NOISED_OWNERS)
+    return found
+
+
+def costs(cost: SearchCost | None) -> list[str]:
+    """What all private runs cost together, and what the best one costs that was found among them."""
+    if cost is None or cost.n_runs < 2:
+        return []
+    found = [
+        _COMPOSED.format(
+            n=cost.n_runs,
+            unit=PROTECTED[cost.unit],
+            epsilon=numbers.epsilon(cost.composed.epsilon),
+            how="their sum" if cost.is_plain_sum else cost.composed.accountant,
+            delta=cost.composed.delta,
+        )
+    ]
+    if cost.selected is None or cost.stopping is None:
+        return found
+    text = _SELECTED if cost.was_drawn else _MIGHT_HAVE_BEEN_SELECTED
+    best = numbers.epsilon(cost.selected.epsilon)
+    stopping = f"{cost.stopping.distribution}, {cost.stopping.mean:g} expected"
+    return [*found, text.format(stopping=stopping, epsilon=best, delta=cost.selected.delta)]
 
 
 def prose(text: str) -> str:
@@ -142,6 +187,36 @@ _INTERVALS = prose("""
 _SELECTION = prose("""
     {n} variants were scored on the same held-out rows: the best of them looks a little better than it is,
     and some intervals part by chance.
+""")
+_KINDS = prose("""
+    Kinds of privacy are mixed. An epsilon for one training row and one for an owner bound different things, and
+    hold against different parties: compare within a kind. The Pareto front does.
+""")
+_EXHAUSTED = prose("""
+    {runs} ended before the last round, since too few owners had a privacy budget left.
+""")
+_TWO_MEASURES = prose("""
+    Some variants release no figures of owners and are measured on the server's own test set: do not compare them with
+    the others.
+""")
+_NOISED_ROWS = prose("""
+    Under example-level privacy with evaluation.noise_multiplier, each owner's figures are noised before they leave it.
+""")
+_NOISED_OWNERS = prose("""
+    Under owner-level privacy with evaluation.noise_multiplier, figures are noised, and are of the model that the round
+    began with, over that round's cohort, every owner counting alike.
+""")
+_COMPOSED = prose("""
+    All {n} private runs together: epsilon {epsilon} ({how}) at delta {delta:.2g} for one {unit}, for whoever learns of
+    them all.
+""")
+_SELECTED = prose("""
+    The best trial alone: epsilon {epsilon} (RDP) at delta {delta:.2g}, for whoever sees that trial and not how many
+    there were (random stopping, {stopping}). Owners' ledgers are charged for all trials.
+""")
+_MIGHT_HAVE_BEEN_SELECTED = prose("""
+    Had their number been drawn at random (search.draws: random_stopping, {stopping}; figures noised or central),
+    the best one alone would have cost epsilon {epsilon} (RDP).
 """)
 _INCOMPLETE = prose("""
     Not all runs of {variants} completed. Figures are taken from the completed runs; where none completed,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fedray.tasks.losses import Loss
 from fedray.values import Assignment, Work
 
 Batch = tuple[Tensor, Tensor]
@@ -23,6 +24,10 @@ class Steps:
     optimizer: Optimizer
     batches: Iterator[Batch]
     n_steps: int
+
+    def backward(self, loss: Loss, features: Tensor, targets: Tensor) -> None:
+        """Leave the gradient of a batch's mean loss where the optimizer looks for it."""
+        loss(self.model(features), targets).backward()
 
 
 class Descent(Protocol):

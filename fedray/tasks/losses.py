@@ -4,27 +4,38 @@ once over all owners' examples."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch.nn.functional as F  # noqa: N812  # PyTorch's own convention
 from torch import Tensor
+
+from fedray.errors import ModelError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Metric = Callable[[Tensor, Tensor], Tensor]
 
 
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+class NamedLoss(Protocol):
+    """A loss that can be had without its mean: ``reduction`` is PyTorch's, ``mean`` or ``none``."""
+
+    def __call__(self, outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor: ...
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Softmax cross-entropy; outputs ``(n, ..., n_classes)``, targets ``(n, ...)`` of class numbers."""
-    return F.cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1))
+    return F.cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1), reduction=reduction)
 
 
-def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+def binary_cross_entropy(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of the logistic function of ``outputs``, of shape ``(n, 1)`` or ``(n,)``, targets 0 or 1."""
-    return F.binary_cross_entropy_with_logits(outputs.reshape(targets.shape), targets.to(outputs.dtype))
+    return F.binary_cross_entropy_with_logits(
+        outputs.reshape(targets.shape), targets.to(outputs.dtype), reduction=reduction
+    )
 
 
-def mse(outputs: Tensor, targets: Tensor) -> Tensor:
+def mse(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Mean squared error; outputs are brought to the targets' shape."""
-    return F.mse_loss(outputs.reshape(targets.shape), targets)
+    return F.mse_loss(outputs.reshape(targets.shape), targets, reduction=reduction)
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -51,7 +62,7 @@ def _per_example(values: Tensor) -> Tensor:
     return values.reshape(len(values), -1).mean(1)
 
 
-LOSSES: Mapping[str, Loss] = {
+LOSSES: Mapping[str, NamedLoss] = {
     "cross_entropy": cross_entropy,
     "binary_cross_entropy": binary_cross_entropy,
     "mse": mse,
@@ -64,3 +75,19 @@ METRICS: Mapping[str, Metric] = {
 }
 SINGLE_OUTPUT = frozenset({"binary_cross_entropy", "mse"})
 """Losses for which a built-in model has one output instead of one a class."""
+
+
+def per_row(loss: Loss) -> Loss:
+    """The loss of every row, shape ``(n,)``, of which ``loss`` is the mean.
+
+    Raises:
+        ModelError: a loss of the user's own, of which only the mean is known.
+    """
+    for named in LOSSES.values():
+        if named is loss:
+            return lambda outputs, targets: named(outputs, targets, "none").reshape(len(targets), -1).mean(1)
+    raise ModelError(
+        f"a loss of your own, {getattr(loss, '__name__', type(loss).__name__)}, where one value a row is needed",
+        f"one of fedray's own: {', '.join(LOSSES)}",
+        "name one of these as the loss, or set privacy.gradients: per_example",
+    )

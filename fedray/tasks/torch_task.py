@@ -92,7 +92,7 @@ class TorchTask:
                     break
                 steps.optimizer.zero_grad()
                 if len(batch_targets):
-                    self._loss(steps.model(batch_features), batch_targets).backward()
+                    steps.backward(self._loss, batch_features, batch_targets)
                 steps.optimizer.step()
                 n_taken += 1
             self._descent.end(assignment, n_taken)

@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from fedray.errors import RecordsError
+from fedray.privacy.ledger import Ledger
+from fedray.privacy.ledger_file import LedgerFile, ledger_path
 from fedray.records import read_run
 
 FEDRAY = Path(sys.executable).with_name("fedray")
@@ -62,6 +64,21 @@ def test_run_prints_every_round_and_writes_records_report_and_model(tmp_path: Pa
     again = fedray("report", "out", "--out", "again.html", cwd=tmp_path)
     assert again.returncode == 0
     assert (tmp_path / "again.html").read_text() == (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_run_that_ends_with_its_owners_budgets_is_a_success_and_leaves_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No owner's ledger on its machine allows for a single round."""
+    monkeypatch.setenv("FEDRAY_LEDGERS", str(tmp_path / "ledgers"))
+    for name in ("owner-00", "owner-01", "owner-02"):
+        Ledger(LedgerFile(ledger_path(name)), name).set_budget("example", 1e-6, 1e-5)
+    private = write(tmp_path, privacy={"name": "example", "noise_multiplier": 2.0})
+    done = fedray("run", private, "--in-process", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = read_run(tmp_path / "out")
+    assert (records.status, [record.n_updates for record in records.rounds]) == ("exhausted", [0])
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.html", "model.safetensors"}
 
 
 def test_settings_are_overridden(tmp_path: Path) -> None:

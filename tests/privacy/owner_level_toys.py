@@ -12,6 +12,8 @@ from fedray import data
 from fedray.build import open_federation
 from fedray.config import Experiment
 from fedray.owners import InProcessCohort
+from fedray.privacy.ledger import Ledger
+from fedray.privacy.ledger_file import LedgerFile
 from fedray.rounds import Federation
 from fedray.values import Assignment, Examples, Schema, Shard, Tally, Update, Vector
 
@@ -76,7 +78,11 @@ def names(n_owners: int) -> tuple[str, ...]:
     return data.owner_names(experiment({"name": "owner", "noise_multiplier": 1.0}, n_owners=n_owners).data)
 
 
-def federation(asked: Experiment, folder: Path, shared: bool = True) -> Federation:
-    """All parts of a run in this process, with one ledger for all owners or one each."""
-    ledger = folder / "ledger.jsonl" if shared else None
-    return open_federation(asked, InProcessCohort, folder, shared_ledger=ledger)
+def federation(asked: Experiment, folder: Path) -> Federation:
+    """All parts of a run in this process; each owner keeps a ledger in its folder."""
+    return open_federation(asked, InProcessCohort, folder)
+
+
+def ledger(folder: Path, owner: str) -> Ledger:
+    """What an owner of such a federation has on its ledger, read anew."""
+    return Ledger(LedgerFile(folder / owner / "ledger.jsonl"), owner)

@@ -46,10 +46,20 @@ def test_secret_cohorts_cost_every_round_of_the_run_at_once_whoever_is_drawn(tmp
     for _ in range(3):
         cost.join(account_of(tmp_path))
         assert charged(tmp_path) == reserved
-    for round in (3, 3, 17):
+    for round in (3, 17):
         cost.take_part(account_of(tmp_path), round)
     assert charged(tmp_path) == reserved
     assert spent(cost.after(40, 0), DELTA) == spent(cost.after(40, 40), DELTA) == account_of(tmp_path).spent
+
+
+def test_a_server_that_repeats_rounds_or_adds_some_gets_no_more_than_was_charged(tmp_path: Path) -> None:
+    cost = EachRound(SampledGaussian(0.2, 2.0), n_rounds=2)
+    cost.take_part(account_of(tmp_path), 1)
+    with pytest.raises(ProtocolError, match="at least 1 apart"):
+        cost.take_part(account_of(tmp_path), 1)
+    cost.take_part(account_of(tmp_path), 2)
+    with pytest.raises(ProtocolError, match="at most 2 rounds"):
+        cost.take_part(account_of(tmp_path), 3)
 
 
 def test_correlated_noise_costs_once_and_the_owner_keeps_the_distance_also_after_a_restart(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,9 +21,12 @@ from fedray.build import make_module as experiment_module
 from fedray.config import Experiment
 from fedray.errors import ConfigError, ModelError
 from fedray.owners import InProcessCohort, Owner
-from fedray.privacy.account import PrivacyAccount
-from fedray.privacy.accounting import Release, spent
+from fedray.privacy.account import Account
+from fedray.privacy.accounting import spent
 from fedray.privacy.dp_sgd import DpSgdPlan, PrivateDescent, check_private, make_private
+from fedray.privacy.events import Charge, SampledGaussian
+from fedray.privacy.ledger import Ledger
+from fedray.privacy.ledger_file import LedgerFile
 from fedray.rounds import federate
 from fedray.tasks.losses import accuracy, cross_entropy
 from fedray.tasks.torch_task import TorchTask
@@ -40,8 +42,20 @@ OPTIMIZERS: dict[str, Any] = {
 }
 
 
+def _ledger(folder: Path) -> Ledger:
+    return Ledger(LedgerFile(folder / "ledger.jsonl"), "a")
+
+
+def _account(folder: Path, budget: float | None = None) -> Account:
+    return Account(_ledger(folder), "a run", "dp-sgd", "example", 1e-5, budget)
+
+
+def _charged(folder: Path) -> list[Charge]:
+    return [Charge(release.event, release.count) for release in _ledger(folder).releases()]
+
+
 def _descent(folder: Path, dp: DpSgdPlan = PLAN, replay: int | None = 5, budget: float | None = None) -> PrivateDescent:
-    return PrivateDescent(dp, PrivacyAccount(folder / "account.jsonl", 1e-5, budget), replay)
+    return PrivateDescent(dp, _account(folder, budget), replay)
 
 
 def _private(name: str) -> nn.Module:
@@ -155,27 +169,24 @@ class Watching(nn.Module):
 
 def test_the_account_is_charged_before_the_first_noise_is_drawn(tmp_path: Path) -> None:
     def fail() -> None:
-        lines = (tmp_path / "account.jsonl").read_text().splitlines()
-        assert [json.loads(line)["n"] for line in lines] == [7]
+        assert _charged(tmp_path) == [Charge(SampledGaussian(4 / N_ROWS, 0.8), 7)]
         raise RuntimeError("out of memory")
 
     task = _task(tmp_path, partial(Watching, [], fails=fail))
     with pytest.raises(RuntimeError, match="out of memory"):
         task.train(task.initial(0), assignment(plan(7, "steps")), shard(N_ROWS), 0)
-    again = PrivacyAccount(tmp_path / "account.jsonl", 1e-5, None)
-    assert again.releases == (Release(4 / N_ROWS, 0.8, 7),)
-    assert again.spent.epsilon == pytest.approx(pld_epsilon([(4 / N_ROWS, 0.8, 7)]), rel=0.01)
+    assert _charged(tmp_path) == [Charge(SampledGaussian(4 / N_ROWS, 0.8), 7)]
+    assert _account(tmp_path).spent.epsilon == pytest.approx(pld_epsilon([(4 / N_ROWS, 0.8, 7)]), rel=0.01)
 
 
 def test_steps_that_a_deadline_cut_off_are_given_back(tmp_path: Path) -> None:
     seen: list[list[float]] = []
-    spent([Release(4 / N_ROWS, 0.8, 300)], 1e-5)  # remembered, so that the deadline is for training
+    spent([Charge(SampledGaussian(4 / N_ROWS, 0.8), 300)], 1e-5)  # remembered, so that the deadline is for training
     task = _task(tmp_path, partial(Watching, seen, 0.02))
     update = task.train(task.initial(0), assignment(plan(300, "steps"), deadline_s=0.4), shard(N_ROWS), 0)
     assert 1 <= update.n_steps == len(seen) < 300
     assert not update.is_complete
-    (release,) = PrivacyAccount(tmp_path / "account.jsonl", 1e-5, None).releases
-    assert release.n_steps == update.n_steps
+    assert _charged(tmp_path) == [Charge(SampledGaussian(4 / N_ROWS, 0.8), update.n_steps)]
 
 
 def test_an_owner_whose_budget_is_spent_refuses_and_the_round_goes_on(tmp_path: Path) -> None:
@@ -189,7 +200,7 @@ def test_an_owner_whose_budget_is_spent_refuses_and_the_round_goes_on(tmp_path: 
     second = owner.train(vector, assignment(plan(7, "steps", round=2)))
     assert isinstance(first, Sealed)
     assert isinstance(second, Absent)
-    assert (second.outcome, second.round) == ("refused", 2)
+    assert (second.outcome, second.round) == ("exhausted", 2)
     assert first.spent == second.spent
     assert first.spent is not None
     assert first.spent.epsilon <= budget
@@ -224,7 +235,7 @@ def test_batches_are_poisson() -> None:
 
 
 class _NoAccount:
-    def charge(self, round: int, release: Release) -> None: ...
+    def charge(self, round: int, charge: Charge) -> None: ...
 
 
 def test_without_replay_neither_noise_nor_batches_follow_the_seed(tmp_path: Path) -> None:
@@ -381,7 +392,7 @@ def test_a_reopened_owner_goes_on_where_its_account_was(tmp_path: Path) -> None:
     vector = np.zeros(650, dtype=np.float32)
     rate, n_steps = _rate_and_steps(experiment, "owner-01")
     for round in (1, 2, 3):
-        owner = open_owner(experiment, "owner-01", 3, tmp_path)
+        owner = open_owner(experiment, "owner-01", 3, tmp_path, "a run")
         answer = owner.train(vector, assignment(plan(2, round=round), "owner-01", weight_bound=1024))
         assert isinstance(answer, Sealed)
         assert answer.spent is not None
@@ -395,10 +406,10 @@ def test_a_run_ends_at_its_budget_and_an_owner_goes_no_further(tmp_path: Path) -
     for owner in last.owners:
         assert 2.0 * 0.98 < owner.epsilon <= 2.0
         assert owner.outcome == "update"
-    owner = open_owner(experiment, "owner-00", 3, tmp_path / "owner-00")
+    owner = open_owner(experiment, "owner-00", 3, tmp_path / "owner-00", (tmp_path / "run").read_text())
     answer = owner.train(np.zeros(650, dtype=np.float32), assignment(plan(2, round=4), "owner-00", weight_bound=1024))
     assert isinstance(answer, Absent)
-    assert answer.outcome == "refused"
+    assert answer.outcome == "exhausted"
     assert "epsilon" in answer.reason, "refused for its budget, not for want of a round's keys"
 
 
@@ -417,7 +428,7 @@ def test_a_budget_is_spread_over_the_rounds_that_an_owner_takes_part_in(tmp_path
 def test_a_delta_of_one_over_the_rows_is_refused(tmp_path: Path) -> None:
     raw = {**RAW, "privacy": {"name": "example", "epsilon": 2.0, "delta": 0.01}}
     with pytest.raises(ConfigError, match=r"privacy\.delta 0\.01 for owner 'owner-00'"):
-        open_owner(Experiment.model_validate(raw), "owner-00", 3, tmp_path)
+        open_owner(Experiment.model_validate(raw), "owner-00", 3, tmp_path, "a run")
 
 
 def test_the_model_of_a_private_run_is_the_private_one() -> None:

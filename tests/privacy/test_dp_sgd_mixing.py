@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from toys import assignment, plan
 
 from fedray.errors import ModelError
-from fedray.privacy.account import PrivacyAccount
+from fedray.privacy.account import Account
 from fedray.privacy.dp_sgd import DpSgdPlan, PrivateDescent, check_private, make_private
+from fedray.privacy.ledger import Ledger
+from fedray.privacy.ledger_file import LedgerFile
 from fedray.tasks.losses import Loss, cross_entropy
 from fedray.tasks.torch_task import TorchTask
 from fedray.values import Examples, Schema, Shard
@@ -89,9 +91,14 @@ class Hoards(nn.Module):
         return scores
 
 
+def _descent(folder: Path, dp: DpSgdPlan) -> PrivateDescent:
+    ledger = Ledger(LedgerFile(folder / "ledger.jsonl"), "a")
+    return PrivateDescent(dp, Account(ledger, "a run", "mixing", "example", 1e-5, None))
+
+
 def test_buffers_never_leave_under_privacy_whatever_the_model_does(tmp_path: Path) -> None:
     check_private(make_private(Hoards()), cross_entropy, SCHEMA)
-    descent = PrivateDescent(DpSgdPlan(6, 3, 1.0, 1.0), PrivacyAccount(tmp_path / "account", 1e-5, None))
+    descent = _descent(tmp_path, DpSgdPlan(6, 3, 1.0, 1.0))
     task = TorchTask(Hoards, cross_entropy, {}, partial(torch.optim.SGD, lr=0.1), descent)
     rows = Examples(np.full((6, 4), 5555.0, np.float32), np.zeros(6, np.int64))
     update = task.train(task.initial(0), assignment(plan(3)), Shard(rows, rows), 0)
@@ -100,7 +107,7 @@ def test_buffers_never_leave_under_privacy_whatever_the_model_does(tmp_path: Pat
 
 
 def test_a_row_whose_gradient_is_not_finite_does_not_show(tmp_path: Path) -> None:
-    descent = PrivateDescent(DpSgdPlan(6, 6, 1.0, 1.0), PrivacyAccount(tmp_path / "account", 1e-5, None))
+    descent = _descent(tmp_path, DpSgdPlan(6, 6, 1.0, 1.0))
     task = TorchTask(lambda: nn.Linear(4, 2), cross_entropy, {}, partial(torch.optim.SGD, lr=0.1), descent)
     features = np.ones((6, 4), np.float32)
     features[2] = 3e38

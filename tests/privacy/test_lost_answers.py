@@ -10,7 +10,8 @@ import pytest
 from fedray.build import open_federation
 from fedray.config import Experiment
 from fedray.owners import InProcessCohort, Owner
-from fedray.privacy.account import PrivacyAccount
+from fedray.privacy.ledger import Ledger
+from fedray.privacy.ledger_file import LedgerFile
 from fedray.rounds import federate
 from fedray.values import Absent, Assignment, Sealed, Vector
 
@@ -42,7 +43,9 @@ def test_the_record_never_says_less_than_the_accounts(
     federation = open_federation(experiment, lambda openers: Losing(openers, lost), tmp_path)
     for _, record in federate(federation):
         accounts = {
-            owner.name: PrivacyAccount(tmp_path / owner.name / "account.jsonl", 1e-5, None).spent.epsilon
+            owner.name: Ledger(LedgerFile(tmp_path / owner.name / "ledger.jsonl"), owner.name)
+            .spent("example", 1e-5)
+            .epsilon
             for owner in record.owners
         }
         assert all(owner.epsilon >= accounts[owner.name] - 1e-9 for owner in record.owners)

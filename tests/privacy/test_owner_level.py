@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from owner_level_toys import experiment
+from privacy.owner_level_toys import experiment
 from scipy import stats
 
 from fedray import protecting

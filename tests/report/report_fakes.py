@@ -8,11 +8,13 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import yaml
 
 from fedray.config import Experiment, as_yaml, replaced
+from fedray.privacy.events import Charge
 from fedray.records import RunRecords, Status
-from fedray.values import OwnerRecord, RoundRecord, SumRecord
+from fedray.values import Accountant, OwnerRecord, RoundRecord, SumRecord
 
 ENVIRONMENT = {
     "python": "3.11.9",
@@ -41,8 +43,12 @@ def fake_round(
     seed: int = 0,
     reason: str = "",
     protection: str = "masked",
+    accountant: Accountant = "PLD",
+    charges: Sequence[Charge] | None = None,
+    central: Mapping[str, float] | None = None,
 ) -> RoundRecord:
     """One round in which every owner does the same, its metrics scattered by ``spread``."""
+    text = "" if charges is None else msgspec.json.encode(charges).decode()
     chance = random.Random(f"{number}/{seed}/{len(owners)}")
     lines = []
     for place, name in enumerate(owners):
@@ -60,6 +66,7 @@ def fake_round(
                 epsilon_rdp=None if epsilon is None else epsilon * 1.12,
                 n_holdout=30 + 7 * place,
                 metrics=own,
+                charges=text,
             )
         )
     seconds = {
@@ -78,10 +85,10 @@ def fake_round(
         n_rejected=0,
         metrics=dict(metrics),
         train_metrics={},
-        central_metrics={},
+        central_metrics=dict(central or {}),
         epsilon=epsilon,
         epsilon_rdp=None if epsilon is None else epsilon * 1.12,
-        accountant=None if epsilon is None else "PLD",
+        accountant=None if epsilon is None else accountant,
         sum=fake_sum(protection, len(owners), sum(line.outcome == "update" for line in lines)),
         bytes_up=len(owners) * 4810 * 4,
         bytes_down=len(owners) * 4810 * 4,
@@ -119,9 +126,10 @@ def fake_run(
     epsilon: float | None = None,
     label: str = "run",
     status: Status = "complete",
+    charge: Charge | None = None,
     **kind: Any,
 ) -> RunRecords:
-    """A run whose metrics rise to ``finals``; its epsilon grows with the root of the rounds."""
+    """A run whose metrics rise to ``finals``; its epsilon grows with the root of the rounds, ``charge`` with each."""
     whole = experiment(**(settings or {}))
     target = {"accuracy": 0.9} if finals is None else finals
     chance = random.Random(f"{label}/{whole['seed']}")
@@ -135,6 +143,7 @@ def fake_run(
             epsilon=None if epsilon is None else epsilon * math.sqrt(number / rounds),
             seed=whole["seed"],
             protection=whole["protection"]["name"],
+            charges=None if charge is None else [Charge(charge.event, charge.count * number)],
             **kind,
         )
         for number in range(1, rounds + 1)
@@ -144,6 +153,12 @@ def fake_run(
 
 def _jitter(chance: random.Random, number: int, rounds: int) -> float:
     return 0.0 if number == rounds else chance.gauss(0, 0.008)
+
+
+def owner_level(kind: str = "owner", **changes: Any) -> dict[str, Any]:
+    """Settings of an experiment at the level of owners."""
+    strategy = {"name": "fedavg", "weighting": "uniform"}
+    return {"privacy": {"name": kind, "epsilon": 4.0}, "strategy": strategy, **changes}
 
 
 def tradeoff(seeds: int = 3, rounds: int = 20, owners: Sequence[str] = HOSPITALS) -> list[RunRecords]:

@@ -17,7 +17,6 @@ from fedray.errors import RecordsError
 from fedray.records import RunRecords
 from fedray.report.comparison import as_rows, compare, pareto_front, write_summary
 from fedray.report.intervals import Interval, interval
-from fedray.report.promises import composed
 from fedray.report.variant import Variant
 from fedray.report.wording import answer, caveats
 
@@ -220,17 +219,20 @@ def test_seconds_of_a_round_beyond_its_phases_are_other() -> None:
     assert seconds == pytest.approx({**phases, "other": 1.0})
 
 
-def test_all_private_runs_together_cost_the_sum() -> None:
-    comparison = compare(tradeoff(seeds=3, rounds=2))
-    epsilon, delta, n_runs = composed(comparison.variants)
-    assert epsilon == pytest.approx(2 * 3 * (1 + 4 + 8))
-    assert delta == pytest.approx(18e-5)
-    assert n_runs == 18
+def test_private_runs_whose_charges_are_not_on_record_cost_the_sum() -> None:
+    cost = compare(tradeoff(seeds=3, rounds=2)).cost
+    assert cost is not None
+    assert cost.composed.epsilon == pytest.approx(2 * 3 * (1 + 4 + 8))
+    assert cost.composed.delta == pytest.approx(18e-5)
+    assert cost.n_runs == 18
+    assert cost.is_plain_sum
 
 
 def test_a_private_run_that_stopped_counts_with_what_it_planned() -> None:
     run = fake_run({"privacy": PRIVATE}, epsilon=1.0, status="interrupted")
-    assert composed(compare([run]).variants)[0] == pytest.approx(4.0)
+    cost = compare([run]).cost
+    assert cost is not None
+    assert cost.composed.epsilon == pytest.approx(4.0)
 
 
 def test_the_answer_says_what_was_spent_where_that_is_not_what_was_planned() -> None:

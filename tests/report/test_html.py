@@ -75,7 +75,7 @@ def test_a_comparison_has_all_its_parts(tmp_path: Path) -> None:
     for heading in ("What privacy costs", "What protects whom", "Owners", "Configuration", "Environment"):
         assert heading in text
     assert "At epsilon 4, FedProx (mu=0.1) reached accuracy" in text
-    assert "epsilon 78 and delta 0.00018" in text
+    assert "epsilon 78 at delta 0.00018" in text
     assert "dp-accounting" in text
     assert '<html lang="en">' in text
     assert "<mark>" in text
