@@ -9,6 +9,7 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
+from fedray.cli.audit_privacy import audit_privacy
 from fedray.cli.ledger import app as ledger
 from fedray.cli.screen import (
     RoundsTable,
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 
 app.add_typer(ledger, name="ledger")
+app.command()(audit_privacy)
 
 ExperimentFile = Annotated[Path, typer.Argument(help="An experiment in YAML.", metavar="EXPERIMENT.yaml")]
 Settings = Annotated[

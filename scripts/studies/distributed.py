@@ -85,7 +85,9 @@ def main() -> None:
                 f"{np.mean(found):>10.4f}{np.std(found, ddof=1):>8.4f}",
                 flush=True,
             )
-    print("\nsummed noise of 40 owners, 65,536 coordinates: variance in squared steps, and the chance of one so far off")
+    print(
+        "\nsummed noise of 40 owners, 65,536 coordinates: variance in squared steps, and the chance of one so far off"
+    )
     for noise in ("discrete_gaussian", "skellam"):
         settings = experiment({"name": "distributed", "epsilon": 5.0, "noise": noise}, STRICT, 0)
         encoding = encoding_of(settings, 65_536)

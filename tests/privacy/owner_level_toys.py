@@ -22,7 +22,7 @@ N_VALUES = 5
 Push = Callable[[str, int], Sequence[float]]
 
 
-def along(owner: str, round: int) -> Sequence[float]:  # noqa: ARG001  # all alike
+def along(owner: str, round: int) -> Sequence[float]:  # all alike
     return np.eye(N_VALUES)[0].tolist()
 
 
@@ -43,18 +43,18 @@ class Pushing:
         self._weight = weight
         self.trained: list[tuple[str, int]] = []
 
-    def __call__(self, schema: Schema) -> Pushing:  # noqa: ARG002  # stands for its own factory
+    def __call__(self, schema: Schema) -> Pushing:  # stands for its own factory
         return self
 
-    def initial(self, seed: int) -> Vector:  # noqa: ARG002
+    def initial(self, seed: int) -> Vector:
         return np.zeros(N_VALUES, np.float32)
 
-    def train(self, vector: Vector, assignment: Assignment, shard: Shard, seed: int) -> Update:  # noqa: ARG002
+    def train(self, vector: Vector, assignment: Assignment, shard: Shard, seed: int) -> Update:
         self.trained.append((assignment.owner, assignment.plan.round))
         push = np.asarray(self._push(assignment.owner, assignment.plan.round), dtype=np.float32)
         return Update(push, self._weight, n_steps=1, is_complete=True)
 
-    def evaluate(self, vector: Vector, examples: Examples) -> Tally:  # noqa: ARG002
+    def evaluate(self, vector: Vector, examples: Examples) -> Tally:
         return Tally({"loss": 1.0 * len(examples), "accuracy": self._accuracy * len(examples)}, len(examples))
 
 

@@ -107,7 +107,12 @@ GAUSSIAN = dp_accounting.GaussianDpEvent
 ADD = NeighboringRelation.ADD_OR_REMOVE_ONE
 DIRECT = {
     "each part": (EachPart(Gaussian(3.0)), GAUSSIAN(3.0), 6, ADD),
-    "poisson": (EachRound(SampledGaussian(0.1, 1.5), 20), dp_accounting.PoissonSampledDpEvent(0.1, GAUSSIAN(1.5)), 20, ADD),
+    "poisson": (
+        EachRound(SampledGaussian(0.1, 1.5), 20),
+        dp_accounting.PoissonSampledDpEvent(0.1, GAUSSIAN(1.5)),
+        20,
+        ADD,
+    ),
     "fixed size": (
         EachRound(FixedSizeGaussian(50, 5, 3.0), 20),
         dp_accounting.SampledWithoutReplacementDpEvent(50, 5, GAUSSIAN(1.5)),

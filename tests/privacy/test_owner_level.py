@@ -95,9 +95,7 @@ def test_rounding_alone_can_lengthen_a_vector_and_the_margin_covers_it() -> None
     parts = Parts(400, 1.0)
     encoding = FixedPoint(400, 1, 1.0, 2.0**-4)
     vector = parts.pack(np.ones(400, np.float32), 1.0, {})
-    norms = [
-        np.linalg.norm(summed(encoding, {"a": vector}, {"a": 1}, 1, seed).weighted_sum) for seed in range(20)
-    ]
+    norms = [np.linalg.norm(summed(encoding, {"a": vector}, {"a": 1}, 1, seed).weighted_sum) for seed in range(20)]
     assert min(norms) > 1.05
     assert max(norms) < 1 + encoding.step * math.sqrt(400)
 
@@ -119,9 +117,7 @@ def test_the_noise_on_the_mean_has_the_deviation_that_is_paid_for(rounding: floa
     z, n_values, n_rounds, expected = 1.5, 4_000, 3, 8.0 * bound
     parts = Parts(n_values, z)
     draw = np.random.default_rng(1).standard_normal
-    mechanism = replace(
-        mechanism_of(parts, Independent(z, n_rounds, 1), draw, rounding, expected), weight_bound=bound
-    )
+    mechanism = replace(mechanism_of(parts, Independent(z, n_rounds, 1), draw, rounding, expected), weight_bound=bound)
     state, seen = mechanism.init(), []
     for _ in range(n_rounds):
         state, found = released(mechanism, state, Total(np.full(n_values, 3.0 * bound), 5 * bound))

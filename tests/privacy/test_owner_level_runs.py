@@ -264,9 +264,7 @@ def test_a_round_that_nobody_is_drawn_for_moves_the_model_all_the_same(tmp_path:
 
 
 def test_two_runs_of_one_seed_draw_other_cohorts_and_other_noise(tmp_path: Path) -> None:
-    asked = experiment(
-        {"name": "owner", "noise_multiplier": 2.0}, cohort={"name": "poisson", "rate": 0.5}, rounds=30
-    )
+    asked = experiment({"name": "owner", "noise_multiplier": 2.0}, cohort={"name": "poisson", "rate": 0.5}, rounds=30)
     runs = [[record for _, record in federate(federation(asked, tmp_path / name))] for name in "ab"]
     assert [record.cohort for record in runs[0]] != [record.cohort for record in runs[1]]
     assert not {record.parameters_sha256 for record in runs[0]} & {record.parameters_sha256 for record in runs[1]}
@@ -278,7 +276,10 @@ def test_two_runs_of_one_seed_draw_other_cohorts_and_other_noise(tmp_path: Path)
 def test_figures_of_many_rounds_are_right_in_the_mean(tmp_path: Path) -> None:
     """Six deviations of the noise on the mean of six owners over 400 rounds."""
     asked = experiment(
-        {"name": "owner", "noise_multiplier": 2.0}, Pushing(accuracy=0.8), rounds=400, evaluation={"noise_multiplier": 3.0}
+        {"name": "owner", "noise_multiplier": 2.0},
+        Pushing(accuracy=0.8),
+        rounds=400,
+        evaluation={"noise_multiplier": 3.0},
     )
     found = [record.metrics["accuracy"] for _, record in federate(federation(asked, tmp_path))]
     assert abs(np.mean(found) - 0.8) < 6 * 3.0 / 6 / math.sqrt(400)
