@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ def test_owners_in_turn_keep_the_distance_that_the_noise_needs(n_owners: int, si
     for name in names(n_owners):
         rounds = [n for n in range(1, 18) if name in cohort_of_round(asked.cohort, names(n_owners), asked.seed, n)]
         assert len(rounds) <= plan.most_parts
-        gaps = [later - earlier for earlier, later in zip(rounds, rounds[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(rounds)]
         assert min(gaps) >= plan.cost.separation  # type: ignore[union-attr]
 
 

@@ -1,4 +1,4 @@
-"""What taking part costs, on a real ledger: each kind charges what it says, once, and holds to its rule after restarts."""
+"""What taking part costs, on a real ledger: each kind charges what it says, once, and keeps its rule after restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An owner's vector: never longer than one, whatever goes in; and the noise of all its parts adds up to what is paid."""
+"""An owner's vector: never longer than one, whatever goes in; the noise of all its parts adds up to what is paid."""
 
 from __future__ import annotations
 
