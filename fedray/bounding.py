@@ -30,7 +30,7 @@ from fedray.privacy.distributed.choose import choose
 from fedray.privacy.distributed.noisy_integers import NoisyIntegers
 from fedray.privacy.events import Charge, FixedSizeGaussian, Gaussian, SampledGaussian
 from fedray.privacy.noise import BandedNoise, Draw, Independent, Noise, TreeNoise
-from fedray.privacy.owner_level import BoundedContribution, OwnerLevelMechanism, PlainMean
+from fedray.privacy.owner_level import BoundedContribution, OwnerLevelMechanism
 from fedray.privacy.parts import UNCLIPPED, Parts
 from fedray.protocols import Contribution, Mechanism
 from fedray.selection import planned_rounds
@@ -242,7 +242,7 @@ def fewest_survivors(experiment: Experiment, n_owners: int) -> int:
     if not isinstance(experiment.privacy, privacies.DistributedPrivacy) or not isinstance(section, config.Masked):
         return 1
     n = experiment.most_in_a_round(n_owners)
-    return max(section.min_owners, n - math.floor(section.dropouts * n))
+    return max(section.min_owners, n - math.floor(section.dropouts * n), _n_corrupt(section, n) + 2)
 
 
 def _n_honest(experiment: Experiment, n_owners: int) -> int:
@@ -252,8 +252,13 @@ def _n_honest(experiment: Experiment, n_owners: int) -> int:
         return 1
     if not isinstance(experiment.privacy, privacies.DistributedPrivacy) or not isinstance(section, config.Masked):
         return 0
-    n_corrupt = math.ceil(section.corrupt * experiment.most_in_a_round(n_owners))
-    return max(1, fewest_survivors(experiment, n_owners) - n_corrupt)
+    n_corrupt = _n_corrupt(section, experiment.most_in_a_round(n_owners))
+    return fewest_survivors(experiment, n_owners) - n_corrupt
+
+
+def _n_corrupt(section: config.Masked, n_in_a_round: int) -> int:
+    """Owners of one cohort that may tell the server their noise; one that lies can put all of them into it."""
+    return math.ceil(section.corrupt * (len(section.identities) if section.server == "may_lie" else n_in_a_round))
 
 
 def parts_of(experiment: Experiment, n_values: int) -> Parts:
@@ -310,10 +315,7 @@ def make_mechanism(experiment: Experiment, n_values: int, n_rows: Mapping[str, i
     Raises:
         ConfigError: see ``owner_plan``.
     """
-    privacy = experiment.privacy
-    if not isinstance(privacy, privacies.OwnerLevel):
-        return PlainMean()
-    plan = owner_plan(experiment, n_values)
+    privacy, plan = _privacy(experiment), owner_plan(experiment, n_values)
     bound = weight_bound(experiment)
     weights = [min(rows, bound) for rows in n_rows.values()]
     return OwnerLevelMechanism(
@@ -330,8 +332,8 @@ def make_mechanism(experiment: Experiment, n_values: int, n_rows: Mapping[str, i
 
 def cohort_seed(experiment: Experiment, n_values: int) -> int:
     """What cohorts are drawn from: the experiment's seed, or a secret where being drawn must stay secret."""
-    privacy = experiment.privacy
-    if not isinstance(privacy, privacies.OwnerLevel) or not owner_plan(experiment, n_values).has_secret_cohorts:
+    privacy = _privacy(experiment)
+    if not owner_plan(experiment, n_values).has_secret_cohorts:
         return experiment.seed
     return secrets.randbits(128) if privacy.unsafe_replay_seed is None else privacy.unsafe_replay_seed
 

@@ -18,13 +18,14 @@ from urllib.parse import quote
 import torch
 from torch import nn
 
-from fedray import bounding, data
+from fedray import data
 from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.config.fields import reference_name, resolve
 from fedray.config.privacy import ExamplePrivacy, NoPrivacy, OwnerLevel
 from fedray.errors import ConfigError, DataError, FedrayError, ModelError
 from fedray.owners import NoisyTally, Owner
+from fedray.privacy.plain_mean import PlainMean
 from fedray.protecting import (
     OpensKeyHolder,
     check_protection,
@@ -34,7 +35,7 @@ from fedray.protecting import (
     rounding_of,
     weight_bound_of,
 )
-from fedray.protocols import Cohort, Contribution, Strategy, Task
+from fedray.protocols import Cohort, Contribution, Mechanism, Strategy, Task
 from fedray.rounds import Federation
 from fedray.selection import planned_rounds
 from fedray.spending import WorstSpent
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     from fedray.privacy.dp_sgd import DpSgdPlan
     from fedray.privacy.events import Charge, Unit
     from fedray.privacy.ledger_file import LedgerFile
+
+_RUN = "run"
+"""File with the name of the run in owners' ledgers."""
 
 OpensOwner = Callable[[], Owner]
 OpensCohort = Callable[[Mapping[str, OpensOwner]], Cohort]
@@ -108,6 +112,8 @@ def _check_owner_level(experiment: Experiment, schema: Schema) -> None:
     Raises:
         ConfigError: it cannot, or nothing would.
     """
+    from fedray import bounding
+
     task = _any_task(experiment, schema, ShuffledDescent(experiment.train.batch_size))
     bounding.parts_of(experiment, len(task.initial(0)))
     if experiment.evaluation.noise_multiplier is None and data.central_test(experiment.data) is None:
@@ -189,10 +195,12 @@ def open_federation(
     cohort = open_cohort(openers)
     n_rows = {info.name: info.n_train for info in cohort.owners}
     try:
+        if run:
+            (state_dir / _RUN).write_text(run)
         weight_bound = weight_bound_of(experiment, n_rows)
         n_values = len(task.initial(0))
         protection = make_protection(experiment, n_values, weight_bound, open_key_holder, state_dir)
-        mechanism = bounding.make_mechanism(experiment, n_values, n_rows, rounding_of(experiment, n_values))
+        mechanism, cohort_seed = _server_half(experiment, n_values, n_rows)
     except FedrayError:
         cohort.close()
         raise
@@ -205,10 +213,20 @@ def open_federation(
         cohort=cohort,
         central_test=data.central_test(experiment.data),
         weight_bound=weight_bound,
-        cohort_seed=bounding.cohort_seed(experiment, n_values),
+        cohort_seed=cohort_seed,
         evaluates_owners=not isinstance(experiment.privacy, OwnerLevel),
         worst_spent=_worst_spent(experiment, n_values, n_rows, planned),
     )
+
+
+def _server_half(experiment: Experiment, n_values: int, n_rows: Mapping[str, int]) -> tuple[Mechanism, int]:
+    """The server's half of privacy, and what cohorts are drawn from."""
+    if not isinstance(experiment.privacy, OwnerLevel):
+        return PlainMean(), experiment.seed
+    from fedray import bounding
+
+    mechanism = bounding.make_mechanism(experiment, n_values, n_rows, rounding_of(experiment, n_values))
+    return mechanism, bounding.cohort_seed(experiment, n_values)
 
 
 def make_strategy(experiment: Experiment) -> Strategy:
@@ -358,6 +376,8 @@ def _account(
 def _private(experiment: Experiment, name: str, n_rows: int, n_rounds: int, account: Account) -> _Private:
     privacy = experiment.privacy
     if not isinstance(privacy, ExamplePrivacy):
+        from fedray import bounding
+
         contribution = partial(bounding.make_contribution, experiment, account=account)
         return _Private(ShuffledDescent(experiment.train.batch_size), contribution=contribution)
     if privacy.delta * n_rows >= 1:
@@ -385,6 +405,7 @@ def _noisy(experiment: Experiment, privacy: ExamplePrivacy, name: str, account: 
     noise = experiment.evaluation.noise_multiplier
     if noise is None:
         return None
+    from fedray import bounding
     from fedray.privacy import noisy_tally
 
     draw = bounding.secret_normals(privacy.unsafe_replay_seed, "evaluate", name)
@@ -428,6 +449,8 @@ def _worst_spent(
     """What an owner has spent that did all the work that it was asked."""
     privacy = experiment.privacy
     if isinstance(privacy, OwnerLevel):
+        from fedray import bounding
+
         of_owners = bounding.worst_spent(experiment, n_values)
         return lambda _, n_rounds, n_parts: of_owners(n_rounds, n_parts)
     if not isinstance(privacy, ExamplePrivacy):
@@ -447,8 +470,5 @@ def _worst_spent(
 
 def _run_id(state_dir: Path) -> str:
     """Names a run in owners' ledgers: random, and kept for when the run is resumed."""
-    path = state_dir / "run"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(8))
-    return path.read_text()
+    path = state_dir / _RUN
+    return path.read_text() if path.is_file() else secrets.token_hex(8)

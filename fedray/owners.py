@@ -113,7 +113,14 @@ class Owner:
 
         Raises:
             BudgetExhausted: figures are private, and the owner's budget does not allow them.
+            ProtocolError: the owner is protected as a whole.
         """
+        if self._contribution is not None:
+            raise ProtocolError(
+                "figures of rows under owner-level privacy",
+                "none but those that ride in the sum",
+                "suspect a server that lies",
+            )
         examples = self._shard.holdout if part == "holdout" else self._shard.train
         if self._noisy is not None:
             return self._noisy(partial(self._task.evaluate, vector, examples))
@@ -152,7 +159,7 @@ class InProcessCohort:
 
     def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
         for name, owner in self._owners.items():
-            with suppress(BudgetExhausted):
+            with suppress(BudgetExhausted, ProtocolError):
                 yield name, owner.evaluate(vector, part)
 
     def close(self) -> None:

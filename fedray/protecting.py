@@ -1,6 +1,6 @@
 """From an experiment to the halves of its protection. Each function runs where its half will live.
 
-The homomorphic roles bring TenSEAL, so they are imported where they are made.
+The homomorphic roles bring TenSEAL and owner-level privacy an accountant, so they are imported where they are needed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from fedray import bounding, data
+from fedray import data
 from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.config.privacy import DistributedPrivacy, LocalPrivacy, OwnerLevel
@@ -145,6 +145,8 @@ def _key_holder(section: config.Ckks | config.Bfv, fixed_point: FixedPoint, stat
 def _encoding(experiment: Experiment, n_values: int) -> Encoding:
     """How what owners put into a sum becomes integers: with their noise, where they add it."""
     if isinstance(experiment.privacy, DistributedPrivacy | LocalPrivacy):
+        from fedray import bounding
+
         return bounding.encoding_of(experiment, n_values)
     return fixed_point_of(experiment, n_values)
 
@@ -158,6 +160,8 @@ def fixed_point_of(experiment: Experiment, n_values: int) -> FixedPoint:
     section = experiment.protection
     n_owners = experiment.most_in_a_round(len(data.owner_names(experiment.data)))
     if isinstance(experiment.privacy, OwnerLevel):
+        from fedray import bounding
+
         length = n_values + bounding.n_statistics(experiment)
         return FixedPoint(length, n_owners, 1.0, section.precision)
     return FixedPoint(n_values, n_owners, section.clip, section.precision)
@@ -175,8 +179,11 @@ def _rules(experiment: Experiment, section: config.Masked) -> Rules:
     Where owners share the noise, a sum must hold enough of them.
     """
     n_corrupt = math.ceil(section.corrupt * len(section.identities)) if section.server == "may_lie" else 0
-    n_noisy = bounding.fewest_survivors(experiment, len(data.owner_names(experiment.data)))
-    fewest = max(section.min_owners, n_corrupt + 2, n_noisy)
+    fewest = max(section.min_owners, n_corrupt + 2)
+    if isinstance(experiment.privacy, DistributedPrivacy):
+        from fedray import bounding
+
+        fewest = max(fewest, bounding.fewest_survivors(experiment, len(data.owner_names(experiment.data))))
     return Rules(fewest, section.server, section.corrupt, section.dropouts)
 
 
@@ -209,6 +216,8 @@ def weight_bound_of(experiment: Experiment, n_rows: Mapping[str, int]) -> int:
     if experiment.strategy.weighting == "uniform":
         return 1
     if isinstance(experiment.privacy, OwnerLevel):
+        from fedray import bounding
+
         return bounding.weight_bound(experiment)
     if (n_all := sum(n_rows.values())) > WEIGHT_BOUND:
         raise ConfigError(

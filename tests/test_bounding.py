@@ -240,7 +240,6 @@ def test_of_the_noise_in_a_sum_at_its_worst_what_was_accounted_for_is_left() -> 
         assert n_secret * encoding.noise_variance >= Z**2 * (1 - 1e-9)
 
 
-@pytest.mark.xfail(strict=True, reason="protection.corrupt is taken of a cohort, which a lying server picks")
 def test_a_server_that_picks_the_cohort_cannot_fill_it_with_owners_that_tell_it_their_noise() -> None:
     """Of 30 owners 6 are corrupt. The server puts all of them into a cohort of 10, of which 9 must be left."""
     keys = {name: f"{place:064x}" for place, name in enumerate(names(30))}

@@ -20,7 +20,7 @@ from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.errors import ProtocolError
 from fedray.owners import InProcessCohort, Owner
-from fedray.privacy.owner_level import PlainMean
+from fedray.privacy.plain_mean import PlainMean
 from fedray.protection.encoding import Encoding
 from fedray.protection.fixed_point import FixedPoint, power_of_two_from
 from fedray.protection.identity import Identity, Trust

@@ -112,16 +112,3 @@ class OwnerLevelMechanism:
         before = {name.removeprefix(_NOISE): state[name] for name in state if name.startswith(_NOISE)}
         after, noise = self.noise.next(before, self.draw)
         return {_NOISE + name: array for name, array in after.items()}, summed + (1 + self.rounding) * noise
-
-
-class PlainMean:
-    """No owner-level privacy: the mean, as it is."""
-
-    def init(self) -> State:
-        return {}
-
-    def plan(self, state: State, plan: RoundPlan) -> RoundPlan:  # noqa: ARG002  # see the protocol
-        return plan
-
-    def release(self, state: State, plan: RoundPlan, total: Total | None) -> tuple[State, Released | None]:  # noqa: ARG002
-        return state, None if total is None else Released(total.mean)

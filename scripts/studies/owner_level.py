@@ -3,7 +3,8 @@
 TFF's tutorial (3,383 writers, cohorts of 120 by Poisson sampling, noise multiplier 1.2, 100 rounds, adaptive clip):
 0.796 at (2, 1e-5) against 0.805 without privacy. Here: owners of 20 images each, made of scikit-learn's digits by
 shifts of a pixel and a little noise, from 80 % of its 1,797 images, five classes an owner at most; accuracy on the
-other 20 %, as they are. A cohort of 120 is a larger share of 1,000 owners than of 3,383 and costs more, so that three settings are
+other 20 %, as they are. A cohort of 120 is a larger share of 1,000 owners than of 3,383 and costs more, so that
+three settings are
 shown: that noise with 1,000 owners, the noise that keeps 1,000 owners to epsilon 2, and that noise with 3,383 owners.
 
     .venv/bin/python scripts/studies/owner_level.py            # 2 seeds, a quarter of an hour
