@@ -196,6 +196,7 @@ def open_federation(
     n_rows = {info.name: info.n_train for info in cohort.owners}
     try:
         if run:
+            state_dir.mkdir(parents=True, exist_ok=True)
             (state_dir / _RUN).write_text(run)
         weight_bound = weight_bound_of(experiment, n_rows)
         n_values = len(task.initial(0))

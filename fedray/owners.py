@@ -159,7 +159,7 @@ class InProcessCohort:
 
     def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
         for name, owner in self._owners.items():
-            with suppress(BudgetExhausted, ProtocolError):
+            with suppress(BudgetExhausted):
                 yield name, owner.evaluate(vector, part)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from fedray.errors import ConfigError, DataError, ModelError
 from fedray.owners import InProcessCohort
 from fedray.privacy.ledger import Ledger
 from fedray.privacy.ledger_file import LedgerFile, ledger_path
-from fedray.privacy.owner_level import PlainMean
+from fedray.privacy.plain_mean import PlainMean
 from fedray.protection.identity import Identity, key_file
 from fedray.protection.masked.messages import Invite
 from fedray.protection.wire import encode

@@ -24,8 +24,9 @@ from fedray.privacy.events import Gaussian
 from fedray.privacy.ledger import Ledger
 from fedray.privacy.ledger_file import LedgerFile
 from fedray.privacy.noise import BandedNoise, Draw, Independent, Noise, TreeNoise
-from fedray.privacy.owner_level import BoundedContribution, OwnerLevelMechanism, PlainMean
+from fedray.privacy.owner_level import BoundedContribution, OwnerLevelMechanism
 from fedray.privacy.parts import UNCLIPPED, Parts
+from fedray.privacy.plain_mean import PlainMean
 from fedray.protection.fixed_point import FixedPoint
 from fedray.protocols import State
 from fedray.rounds import ServerState

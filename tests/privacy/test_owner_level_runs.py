@@ -305,13 +305,12 @@ def test_figures_are_not_taken_where_none_are_to_be_noised(tmp_path: Path) -> No
     assert record.metrics == record.train_metrics == record.central_metrics == {}
 
 
-@pytest.mark.xfail(strict=True, reason="an owner gives its figures without noise to a server that asks")
 @pytest.mark.parametrize("kind", ["owner", "distributed", "local"])
 @pytest.mark.parametrize("part", ["holdout", "train"])
 def test_an_owner_that_is_protected_as_a_whole_gives_no_figures_of_its_rows(
     kind: str, part: Any, tmp_path: Path
 ) -> None:
-    """Distributed and local privacy claim to need no trust in the server; a server that asks is answered."""
+    """Distributed and local privacy claim to need no trust in the server; one that asks gets nothing."""
     protection = "masked" if kind == "distributed" else "plain"
     whole = federation(experiment({"name": kind, "noise_multiplier": 2.0}, protection=protection), tmp_path)
     with pytest.raises(ProtocolError):
