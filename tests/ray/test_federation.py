@@ -207,7 +207,7 @@ def test_an_owner_that_hangs_past_its_deadline_is_left_behind(
     }
     experiment = table_experiment(tmp_path / "data", task=task, **settings)
     names = data.owner_names(experiment.data)
-    openers = {name: partial(build.open_owner, experiment, name, 2, tmp_path / name) for name in names}
+    openers = {name: partial(build.open_owner, experiment, name, 2, tmp_path / name, "run") for name in names}
     cohort = RayCohort(openers, experiment, cpus=1.0)
     plan = build.make_strategy(experiment).plan({}, 2)
     started = time.monotonic()
@@ -222,7 +222,8 @@ def test_a_killed_owner_keeps_its_privacy_account(tmp_path: Path, ray_dir: Path)
     privacy = {"name": "example", "noise_multiplier": 1.0}
     experiment = replaced(DIGITS, {"privacy": privacy, "stragglers.fraction": 0.0, "protection": "plain"})
     openers = {
-        name: partial(build.open_owner, experiment, name, 3, tmp_path / name) for name in ("owner-00", "owner-01")
+        name: partial(build.open_owner, experiment, name, 3, tmp_path / name, "run")
+        for name in ("owner-00", "owner-01")
     }
     cohort = RayCohort(openers, experiment, cpus=1.0)
     task = build.make_task(experiment, data.schema_of(experiment.data), build.ShuffledDescent(32))
@@ -251,7 +252,7 @@ def assigned(plan: RoundPlan, names: list[str]) -> list[Assignment]:
 
 def _fresh(experiment: Experiment, folder: Path, rounds: int) -> float:
     """Epsilon of an owner that was never interrupted."""
-    openers = {"owner-00": partial(build.open_owner, experiment, "owner-00", rounds, folder)}
+    openers = {"owner-00": partial(build.open_owner, experiment, "owner-00", rounds, folder, "run")}
     cohort = InProcessCohort(openers)
     strategy = build.make_strategy(experiment)
     vector = build.make_task(experiment, data.schema_of(experiment.data), build.ShuffledDescent(32)).initial(0)
