@@ -245,10 +245,10 @@ def _print_comparison(comparison: Any) -> None:
 
 
 def _print_exhausted(run: Any) -> None:
-    """Which round was the last that budgets allowed, and where an owner looks."""
+    """In which round budgets ran out, and where an owner looks."""
     done, planned = run.rounds[-1].round, run.experiment["rounds"]
     console.print(
-        f"ended after round {done} of {planned}: too few owners have a privacy budget left. An owner sees what it has "
+        f"ended in round {done} of {planned}: too few owners have a privacy budget left. An owner sees what it has "
         "spent, and on what, with `fedray ledger show`.",
         highlight=False,
         markup=False,

@@ -122,7 +122,7 @@ def _epsilon_rdp(charges: tuple[Charge, ...], delta: float) -> float:
 
 @lru_cache(maxsize=4096)
 def _epsilon_pld(charges: tuple[Charge, ...], delta: float) -> float | None:
-    """None where an event has no privacy loss distribution."""
+    """None where an event has no privacy loss distribution; infinite where epsilon is beyond what they can hold."""
     if not charges:
         return 0.0
     events = [_as_gaussian(charge.event) for charge in charges]
@@ -132,7 +132,8 @@ def _epsilon_pld(charges: tuple[Charge, ...], delta: float) -> float | None:
     accountant = pld.PLDAccountant(value_discretization_interval=grid)
     for event, charge in zip(events, charges, strict=True):
         accountant.compose(_dp_event(event), charge.count)
-    return float(accountant.get_epsilon(delta))
+    with np.errstate(over="ignore"):
+        return float(accountant.get_epsilon(delta))
 
 
 def _as_gaussian(event: Event) -> Event:

@@ -15,7 +15,8 @@ two Gram matrices, is a difference of large numbers where positions cancel: in f
 norm comes out as 0 and is thousands, so that nothing would clip it.
 
 Clipping as ``fedray.privacy.dp_sgd`` does it holds for whatever gradients it is given. Here it holds if the norms are
-those of the gradients, which ``check_ghost`` tries on a few rows.
+those of the gradients, which ``check_ghost`` tries on a few rows, and up to rounding: the second pass computes afresh
+what the first one measured, so that an example whose gradient is a sum of terms 1e7 times the clip may exceed it.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ MAX_OWNERS = 50
 MAX_ROWS = 12
 OWNER_PANELS = 4
 
+_WORST_FIRST = "Each on its own held-out rows, the worst off on top."
 _CHANCE = "Owners with few held-out rows scatter by chance alone."
 
 OwnerMeans = Mapping[str, float]
@@ -74,9 +75,14 @@ def _dots(comparison: Comparison, found: Sequence[tuple[Variant, OwnerMeans]], s
         title=_title(comparison, "by owner"),
         svg=draw("owners", 0.5 + rows * (0.45 + step * max(len(order), 4)), paint),
         description=f"Final {comparison.metric} of {len(order)} owners. " + _extremes(found),
-        note=f"Each on its own held-out rows, the worst off on top. {_CHANCE} {note}".strip(),
+        note=" ".join(filter(None, [_WORST_FIRST, _CHANCE, _missing(comparison, found), note])),
         legend="series" if len(comparison.variants) > 1 else "",
     )
+
+
+def _missing(comparison: Comparison, found: Sequence[tuple[Variant, OwnerMeans]]) -> str:
+    n = len(comparison.variants) - len(found)
+    return f"{numbers.share(n, 'variant')} without figures of owners left out." if n else ""
 
 
 def _worst_first(comparison: Comparison, found: Sequence[tuple[Variant, OwnerMeans]]) -> list[str]:

@@ -69,7 +69,7 @@ class Comparison:
     Attributes:
         metric: the metric that says which variant is better.
         mode: whether more of it is better.
-        variants: by level of privacy, the smallest epsilon first and no DP last; then the better first.
+        variants: by kind and level of privacy, the smallest epsilon first and no DP last; then the better first.
         front: the variants that are on the Pareto front of privacy and utility.
         varied: dotted keys that differ between variants.
         unevaluated: runs that hold no evaluated round.
@@ -245,9 +245,10 @@ def _variant(
 
 def _order(variant: Variant, among: Sequence[Variant], mode: Mode) -> tuple[Any, ...]:
     level = [other for other in among if other.level == variant.level]
+    kind = variant.kind if len({other.kind for other in among if other.is_private}) > 1 else ""
     planned = variant.experiment.get("privacy", {}).get("epsilon")
     epsilon = planned if planned is not None else min(map(cost, level))
-    return (variant.level == "no DP", epsilon, variant.level, -goodness(variant, mode), variant.label)
+    return (variant.level == "no DP", kind, epsilon, variant.level, -goodness(variant, mode), variant.label)
 
 
 def as_rows(comparison: Comparison) -> list[dict[str, str]]:

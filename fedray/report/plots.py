@@ -64,6 +64,7 @@ def privacy_utility(comparison: Comparison, series: SeriesMap) -> Drawing | None
         note="Bars: 95 % intervals over seeds, cut off where they leave the frame. Ring: no other variant"
         f"{' of its kind of privacy' if len(comparison.kinds) > 1 else ''} has both a smaller epsilon and a better "
         f"{comparison.metric}. Points at one epsilon are set a little apart; epsilon is on a logarithmic axis."
+        f"{' Epsilons of different kinds bound different things.' if len(comparison.kinds) > 1 else ''}"
         f"{_search_note(search)}",
         legend="series",
     )

@@ -22,7 +22,7 @@ _OWNER = prose("""
     its whole part in the run, replaced by nothing, changes the probability of anything they could see by at most a
     factor of e to the power of epsilon, but for a probability of at most delta. {here} Owners clip their updates, and
     the server adds the noise to their sum: the bound does not hold against the server, nor against whoever reads what
-    it keeps while a run goes on. An owner's own records are in the owner; nothing is promised about them apart from it.
+    it keeps while a run goes on.
 """)
 _DISTRIBUTED = prose("""
     Owner-level differential privacy without trust in the server. Every owner adds its share of integer noise before

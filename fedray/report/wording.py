@@ -12,6 +12,7 @@ from fedray.report.comparison import Comparison, is_better
 from fedray.report.cost import SearchCost
 from fedray.report.intervals import Interval
 from fedray.report.kinds import PROTECTED, evaluation_noise
+from fedray.report.labels import SEPARATOR
 from fedray.report.variant import Variant, by_server, largest, seed_of
 
 MAX_LEVELS = 4
@@ -30,7 +31,8 @@ def answer(comparison: Comparison) -> list[str]:
     levels = _few(list(rivals))
     sentences = [_reached(comparison, level, rivals[level]) for level in levels]
     if len(levels) < len(rivals):
-        sentences.append(f"The table below has the other {len(rivals) - len(levels)} levels of privacy.")
+        others = numbers.share(len(rivals) - len(levels), "other level")
+        sentences.append(f"The table below has {others} of privacy.")
     return [*sentences, *_verdict({level: rivals[level] for level in levels}), *_seeds(comparison)]
 
 
@@ -80,7 +82,8 @@ def _at_level(level: str, rivals: Sequence[Variant]) -> str:
 
 def display_name(variant: Variant) -> str:
     """``FedProx (mu=0.1)``."""
-    head, _, details = variant.family.replace(" · ", " ").partition(" ")
+    parts = [part for part in variant.family.split(SEPARATOR) if part != variant.kind]
+    head, _, details = " ".join(parts).partition(" ")
     name = _STRATEGIES.get(head, head)
     return f"{name} ({details.replace(' ', ', ')})" if details else name
 
@@ -185,7 +188,7 @@ _INTERVALS = prose("""
     rows would vary. They say nothing about other data.
 """)
 _SELECTION = prose("""
-    {n} variants were scored on the same held-out rows: the best of them looks a little better than it is,
+    {n} variants were scored on the same rows: the best of them looks a little better than it is,
     and some intervals part by chance.
 """)
 _KINDS = prose("""

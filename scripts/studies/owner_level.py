@@ -73,7 +73,7 @@ def experiment(folder: Path, privacy: Any, rounds: int, seed: int, n_owners: int
         strategy={"name": "fedavg", "weighting": "uniform", "server_momentum": 0.9, "server_lr": 0.5},
         cohort={"name": "poisson", "rate": COHORT / n_owners},
         privacy=privacy,
-        protection="plain",
+        protection={"name": "plain", "precision": 1e-4},
         evaluation={"every": rounds, "noise_multiplier": 12.0},
     )
 

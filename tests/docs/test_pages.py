@@ -189,6 +189,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The experiments that pages name, as files under their names; keys are enrolled beside them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEDRAY_KEYS", str(tmp_path / "keys"))
+    monkeypatch.setenv("FEDRAY_LEDGERS", str(tmp_path / "ledgers"))
     for name in OURS:
         for block in blocks(name, "yaml"):
             if "name" in (raw := yaml.safe_load(block)):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_fakes import fake_round, fake_run, many_variants, tradeoff
 
@@ -21,12 +21,12 @@ from fedray.report.variant import Variant
 from fedray.report.wording import answer, caveats
 
 PRIVATE = {"name": "example", "epsilon": 4.0}
+RUN = fake_run(rounds=1)
 
 
 def variant(utility: float | None, epsilon: float | None) -> Variant:
-    run = fake_run(rounds=1)
     found = None if utility is None else Interval(utility, None, 1)
-    return Variant("v", "fedavg", "v", "no DP", {}, (run,), (run,), "accuracy", found, epsilon, epsilon)
+    return Variant("v", "fedavg", "v", "no DP", {}, (RUN,), (RUN,), "accuracy", found, epsilon, epsilon)
 
 
 def test_runs_that_differ_in_the_seed_only_are_one_variant() -> None:
@@ -175,6 +175,7 @@ POINTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(POINTS, st.sampled_from(["max", "min"]))
 def test_the_front_holds_what_nothing_dominates(points: list[tuple[float | None, float | None]], mode: Any) -> None:
     variants = [variant(utility, epsilon) for utility, epsilon in points]

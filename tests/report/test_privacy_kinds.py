@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from report_fakes import fake_run, fake_sum, owner_level
+from typer.testing import CliRunner
 
+from fedray.cli import app
 from fedray.privacy.accounting import spent
 from fedray.privacy.events import Charge, FixedSizeGaussian, Gaussian, SampledGaussian
 from fedray.records import RunRecords
@@ -193,3 +196,27 @@ def test_an_owner_that_goes_on_without_a_budget_is_found() -> None:
     first = run.rounds[0]
     lines = (replace(first.owners[0], outcome="exhausted"), *first.owners[1:])
     assert claim(replace(run, rounds=(replace(first, owners=lines), *run.rounds[1:])), "budget").verdict == "fails"
+
+
+def test_the_command_says_in_which_round_budgets_ran_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDRAY_LEDGERS", str(tmp_path / "ledgers"))
+    names = [f"owner-{number:02}" for number in range(3)]
+    for name in names:
+        options = ["--epsilon", "1", "--delta", "1e-5", "--unit", "owner"]
+        assert CliRunner().invoke(app, ["ledger", "open", name, *options]).exit_code == 0
+    settings = {
+        "rounds": 4,
+        "data": {"name": "digits", "owners": 3, "central_test": 0.2},
+        "model": "logistic",
+        "train": {"steps": 1},
+        "privacy": {"name": "owner", "noise_multiplier": 5.0},
+        **_uniform(),
+    }
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(settings))
+    command = ["run", str(tmp_path / "experiment.yaml"), "--in-process", "--out", str(tmp_path / "out")]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0
+    # one Gaussian sum of deviation 5 costs epsilon 0.70 and two 1.06 by the exact formula of Balle and Wang 2018
+    assert "ended in round 2 of 4" in shown.output
+    assert "fedray ledger show" in shown.output
+    assert "PLD" in shown.output
