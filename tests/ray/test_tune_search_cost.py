@@ -34,17 +34,17 @@ RATES = {"train.optimizer.lr": [0.1, 0.3, 1.0]}
 def test_as_many_trials_run_as_were_drawn_and_all_are_charged(
     tmp_path: Path, ray_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RandomStopping, "draw", lambda self: 3)
+    monkeypatch.setattr(RandomStopping, "draw", lambda self: 2)
     result = compare(BASE, RATES, tmp_path / "out")
-    assert len(result.runs) == 3
+    assert len(result.runs) == 2
     assert {run.experiment["train"]["optimizer"]["lr"] for run in result.runs} <= {0.1, 0.3, 1.0}
     cost = search_cost(result.runs)
     assert cost is not None
     assert cost.was_drawn
     assert not cost.is_plain_sum
     assert cost.selected is not None
-    three = spent([Charge(Gaussian(4.0 / 3**0.5))], 1e-5)
-    assert cost.composed.epsilon == pytest.approx(three.epsilon, rel=1e-3)
+    both = spent([Charge(Gaussian(4.0 / 2**0.5))], 1e-5)
+    assert cost.composed.epsilon == pytest.approx(both.epsilon, rel=1e-3)
     assert yaml.safe_load((tmp_path / "out" / "compare.yaml").read_text())["search"]["draws"]["mean"] == 2.0
 
 
