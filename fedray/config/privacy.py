@@ -48,7 +48,7 @@ class ExamplePrivacy(_Budgeted):
     gradients: Literal["per_example", "ghost"] = "per_example"
     """How the norms are found that examples are clipped by. ``per_example`` forms every example's gradient. ``ghost``
     (Li et al. 2021) finds the norms without, and goes backward twice: far less memory and time for wide linear layers,
-    more time for small or convolutional models. Needs one of fedray's named losses."""
+    no gain for recurrent ones and for linear ones on sequences. Needs one of fedray's named losses."""
 
 
 class FixedClip(Section):

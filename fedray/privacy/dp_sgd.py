@@ -149,6 +149,9 @@ class PrivateDescent:
     ) -> Steps:
         """Charge the account, then hand out the steps.
 
+        Dropout draws masks for a batch from PyTorch's generator, so that with a known seed one row more would move the
+        masks of the others, and with them the sum by more than the clip: it is seeded in secret.
+
         Raises:
             BudgetExhausted: the round would overspend.
         """
@@ -164,6 +167,8 @@ class PrivateDescent:
             expected_batch_size=plan.sample_rate * plan.n_rows,
             noise=self._generator(seed, "noise"),
         )
+        if self._unsafe_replay_seed is None:
+            torch.manual_seed(secrets.randbits(63))
         coins = self._generator(seed, "batches")
         batches = _batches(coins, plan.sample_rate, n_steps, features, targets)
         return self._steps(self._wrapped, private, batches, n_steps)
