@@ -173,14 +173,8 @@ def _by_tree(facts: _Facts, most: int, z: float) -> OwnerPlan:
     assert isinstance(facts.privacy.noise, privacies.TreeNoise)
     apart = _separation(facts)
     every = facts.privacy.noise.restart_every or 1 << (min(apart, facts.n_rounds).bit_length() - 1)
-    if every > apart:
-        raise ConfigError(
-            f"privacy.noise.restart_every {every}, but owners take part again after {apart} rounds",
-            f"at most {apart}, so that no owner is in a tree twice",
-            "lower privacy.noise.restart_every, or take smaller cohorts",
-        )
-    noise = TreeNoise(z, facts.n_rounds, every, most)
-    return OwnerPlan(z, WholeRun(noise.charges(), apart, most), most, facts.n_in_a_round, noise=noise)
+    _require_within("privacy.noise.restart_every", every, apart)
+    return _of_whole_run(facts, most, apart, TreeNoise(z, facts.n_rounds, every, most))
 
 
 def _by_bands(facts: _Facts, most: int, z: float) -> OwnerPlan:
@@ -188,14 +182,23 @@ def _by_bands(facts: _Facts, most: int, z: float) -> OwnerPlan:
     assert isinstance(facts.privacy.noise, privacies.BandedNoise)
     apart = _separation(facts)
     bands = facts.privacy.noise.bands or min(apart, _MOST_BANDS, facts.n_rounds)
-    if bands > apart:
+    _require_within("privacy.noise.bands", bands, apart)
+    return _of_whole_run(facts, most, apart, BandedNoise(z, facts.n_rounds, bands, most))
+
+
+def _of_whole_run(facts: _Facts, most: int, apart: int, noise: TreeNoise | BandedNoise) -> OwnerPlan:
+    cost = WholeRun(noise.charges(), apart, most)
+    return OwnerPlan(noise.noise_multiplier, cost, most, facts.n_in_a_round, noise=noise)
+
+
+def _require_within(setting: str, n_rounds: int, apart: int) -> None:
+    """Refuse noise that reaches from one part of an owner to its next."""
+    if n_rounds > apart:
         raise ConfigError(
-            f"privacy.noise.bands {bands}, but owners take part again after {apart} rounds",
-            f"at most {apart}, so that an owner's parts share no noise",
-            "lower privacy.noise.bands, or take smaller cohorts",
+            f"{setting} {n_rounds}, but owners take part again after {apart} rounds",
+            f"at most {apart}, so that the noise of an owner's parts does not hang together",
+            f"lower {setting}, or take smaller cohorts",
         )
-    noise = BandedNoise(z, facts.n_rounds, bands, most)
-    return OwnerPlan(z, WholeRun(noise.charges(), apart, most), most, facts.n_in_a_round, noise=noise)
 
 
 def _by_owners(facts: _Facts, most: int, z: float) -> OwnerPlan:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedray.errors import UpdateRefused
 from fedray.values import Assignment, Payload, Total, Update
 
 Ring = type[np.uint16] | type[np.uint32]
@@ -73,3 +74,17 @@ class Encoding(Protocol):
         Raises:
             RoundAbandoned: the sum is one that ``encode`` cannot give.
         """
+
+
+def require_vector(payload: Payload, ring: Ring, length: int) -> None:
+    """Refuse an array that is no vector of a ring.
+
+    Raises:
+        UpdateRefused: wrong type or shape.
+    """
+    if not isinstance(payload, np.ndarray) or payload.dtype != ring or payload.shape != (length,):
+        raise UpdateRefused(
+            f"{getattr(payload, 'dtype', type(payload).__name__)} of shape {getattr(payload, 'shape', None)}",
+            f"{np.dtype(ring)} of shape ({length},)",
+            "run the same fedray version and experiment on every node",
+        )

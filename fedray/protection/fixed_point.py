@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fedray import seeds
 from fedray.errors import ConfigError, RoundAbandoned, UpdateRefused
-from fedray.protection.encoding import Ring, Signed
+from fedray.protection.encoding import Ring, Signed, require_vector
 from fedray.values import Assignment, Payload, Total, Update, Vector
 
 WEIGHT_BITS = 24
@@ -158,13 +158,7 @@ class FixedPoint:
         Raises:
             UpdateRefused: wrong type or shape.
         """
-        if not isinstance(payload, np.ndarray) or payload.dtype != self.ring or payload.shape != (self.length,):
-            found = f"{getattr(payload, 'dtype', type(payload).__name__)} of shape {getattr(payload, 'shape', None)}"
-            raise UpdateRefused(
-                found,
-                f"{np.dtype(self.ring)} of shape ({self.length},)",
-                "run the same fedray version and experiment on every node",
-            )
+        require_vector(payload, self.ring, self.length)
 
     def signed(self, ring_sum: Payload) -> Signed:
         """A sum in the ring as signed integers, without a copy."""

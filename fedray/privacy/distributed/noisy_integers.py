@@ -27,7 +27,7 @@ from fedray.privacy.distributed import rounding, wrapping
 from fedray.privacy.distributed.laws import Noise
 from fedray.privacy.distributed.rotation import Rotation
 from fedray.privacy.distributed.streams import Stream
-from fedray.protection.encoding import Ring, Signed
+from fedray.protection.encoding import Ring, Signed, require_vector
 from fedray.protection.fixed_point import PIECE
 from fedray.values import Assignment, Payload, Total, Update
 
@@ -162,13 +162,7 @@ class NoisyIntegers:
         Raises:
             UpdateRefused: wrong type or shape.
         """
-        if not isinstance(payload, np.ndarray) or payload.dtype != self.ring or payload.shape != (self.length,):
-            found = f"{getattr(payload, 'dtype', type(payload).__name__)} of shape {getattr(payload, 'shape', None)}"
-            raise UpdateRefused(
-                found,
-                f"{np.dtype(self.ring)} of shape ({self.length},)",
-                "run the same fedray version and experiment on every node",
-            )
+        require_vector(payload, self.ring, self.length)
 
     def check_readable(self, payload: Payload) -> None:
         """Refuse a vector that ``encode`` cannot have made, where it can be read; noise may take any value.
