@@ -377,8 +377,9 @@ class Experiment(Section):
                 "use binary_accuracy, squared_error or absolute_error",
             ),
             (
-                len(set(self.metric_names) | {"loss"}) != len(self.metric_names) + 1,
-                f"metrics have the names {list(self.metric_names)}: each must differ, and 'loss' is taken; "
+                len(set(self.metric_names) | {"loss", "unclipped"}) != len(self.metric_names) + 2,
+                f"metrics have the names {list(self.metric_names)}: each must differ, and 'loss' is taken, "
+                "as is 'unclipped'; "
                 "rename the function",
             ),
         ]

@@ -218,7 +218,8 @@ class Masked(_Protected):
     """``honest`` follows the protocol and tries to learn from what it sees; one that ``may_lie`` takes a threshold of
     two thirds, enrolled identities and the full graph of owners."""
     corrupt: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
-    """Share of owners that may join with the server; sets the graph above 50 owners."""
+    """Share of owners that may join with the server; sets the graph above 50 owners, and under ``privacy: distributed``
+    the noise: of every cohort then, or of all enrolled owners where the server may lie."""
     dropouts: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     """Share of owners that may drop out in a round; sets the graph above 50 owners."""
 

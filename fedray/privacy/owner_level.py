@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedray.errors import UpdateRefused
+from fedray.errors import ProtocolError, UpdateRefused
 from fedray.privacy.account import Account
 from fedray.privacy.clipping import Clipping
 from fedray.privacy.costs import Cost
@@ -52,8 +52,10 @@ class BoundedContribution:
 
         Raises:
             UpdateRefused: it is not finite.
+            ProtocolError: the plan holds no clip.
         """
-        assert plan.clip is not None, "the server's half sets the clip"
+        if plan.clip is None or not plan.clip > 0:
+            raise ProtocolError(f"a clip of {plan.clip}", "a norm above 0", "suspect a server that lies")
         norm = float(np.linalg.norm(update.delta.astype(np.float64)))
         if not np.isfinite(norm):
             raise UpdateRefused("a non-finite update", "finite values only", "lower the learning rate")
