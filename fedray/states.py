@@ -1,7 +1,7 @@
 """The server's state on disk: named arrays in safetensors, the rest in its metadata. No pickle.
 
-Under noise that is correlated over rounds a run may go on from its newest state only: from an older one, rounds would be
-released again with other noise on what earlier ones rest on, which nobody was charged for.
+Under noise that is correlated over rounds a run may go on from its newest state only: from an older one, rounds would
+be released again with other noise on what earlier ones rest on, which nobody was charged for.
 """
 
 from __future__ import annotations
