@@ -237,8 +237,10 @@ def check_command(words: list[str], parameters: Mapping[str, Any]) -> None:
 def test_commands_in_the_text_exist_with_their_options(name: str) -> None:
     group: Any = typer.main.get_command(cli.app)
     for span in re.findall(r"`fedray ([^`]+)`", prose(name)):
-        command, *words = span.replace("|", " ").split()
-        known = {option for parameter in group.commands[command].params for option in parameter.opts}
+        words = span.replace("|", " ").split()
+        command = group.commands[words[0]]
+        command = getattr(command, "commands", {}).get("".join(words[1:2]), command)
+        known = {option for parameter in command.params for option in parameter.opts}
         assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known, span
 
 
@@ -317,7 +319,7 @@ def test_the_parameters_of_homomorphic_sums_in_the_text_are_those_of_the_code() 
 
 
 def test_every_outcome_and_exit_code_is_explained() -> None:
-    outcomes = ("update", "partial", "idle", "absent", "dropped", "rejected", "refused", "failed", "unopened")
+    outcomes = ("update", "partial", "idle", "absent", "dropped", "rejected", "refused", "failed", "unopened", "exhausted")
     assert all(f"| `{outcome}` |" in text_of("docs/concepts.md") for outcome in outcomes)
     codes = {error.exit_code for error in vars(fedray.errors).values() if inspect.isclass(error)}
     listed = re.search(r"Exit codes: (.+?)\.\n", text_of("README.md"), re.DOTALL)
