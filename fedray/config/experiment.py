@@ -265,7 +265,12 @@ class Experiment(Section):
         return self
 
     def _broken_rules(self) -> list[tuple[bool, str]]:
-        return [*self._broken_rules_of_cohorts(), *self._broken_rules_of_privacy(), *self._broken_rules_of_tasks()]
+        return [
+            *self._broken_rules_of_cohorts(),
+            *self._broken_rules_of_privacy(),
+            *self._broken_rules_of_owner_level(),
+            *self._broken_rules_of_tasks(),
+        ]
 
     def _broken_rules_of_cohorts(self) -> list[tuple[bool, str]]:
         owners = self.data.owners if isinstance(self.data, Simulated | Synthetic) else None
@@ -297,10 +302,7 @@ class Experiment(Section):
         ]
 
     def _broken_rules_of_privacy(self) -> list[tuple[bool, str]]:
-        privacy, name = self.privacy, self.privacy.name
-        private, of_owners = not isinstance(privacy, NoPrivacy), isinstance(privacy, OwnerLevel)
-        is_correlated = isinstance(privacy, OwnerPrivacy) and not isinstance(privacy.noise, GaussianNoise)
-        is_bounded = isinstance(privacy, OwnerPrivacy) and privacy.weight_bound is not None
+        privacy = self.privacy
         return [
             (
                 isinstance(privacy, ExamplePrivacy) and isinstance(self.data.scaling, OwnerScaling),
@@ -309,8 +311,8 @@ class Experiment(Section):
                 "scale: [...]} with public constants, or 'none'",
             ),
             (
-                private and self.evaluation.train,
-                f"evaluation.train is on under privacy {name!r}: figures on training rows would be released "
+                not isinstance(privacy, NoPrivacy) and self.evaluation.train,
+                f"evaluation.train is on under privacy {privacy.name!r}: figures on training rows would be released "
                 "without noise; switch it off",
             ),
             (
@@ -325,8 +327,15 @@ class Experiment(Section):
                 "evaluation.noise_multiplier is given under example-level privacy, but nothing bounds what one row "
                 f"adds to all of the metrics {list(self.metric_names)}; take {' or '.join(sorted(_BOUNDED))}",
             ),
+        ]
+
+    def _broken_rules_of_owner_level(self) -> list[tuple[bool, str]]:
+        privacy, name = self.privacy, self.privacy.name
+        is_correlated = isinstance(privacy, OwnerPrivacy) and not isinstance(privacy.noise, GaussianNoise)
+        is_bounded = isinstance(privacy, OwnerPrivacy) and privacy.weight_bound is not None
+        return [
             (
-                of_owners and self.strategy.weighting == "examples" and not is_bounded,
+                isinstance(privacy, OwnerLevel) and self.strategy.weighting == "examples" and not is_bounded,
                 f"strategy.weighting is 'examples' under privacy {name!r}: an owner with many rows would move the mean "
                 "by more than the noise covers; take strategy.weighting: uniform, or bound weights by "
                 "privacy.weight_bound (privacy 'owner' only)",
