@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -15,14 +15,19 @@ from fedray.actors.resources import owner_cpus, owner_options
 from fedray.config import Experiment
 from fedray.errors import FedrayError, ResourcesError
 from fedray.owners import Owner
-from fedray.values import Absent, Assignment, OwnerInfo, Part, Sealed, Tally, Vector
+from fedray.pools import most_first
+from fedray.values import Absent, Assignment, OwnerInfo, Part, Population, Sealed, Tally, Vector
 
+T = TypeVar("T")
 _GRACE_S = 10.0
 """How long past its deadline an owner's answer is waited for: it stops by itself, between two batches."""
 
 
 class RayCohort:
     """Creates the owners' actors and carries their answers.
+
+    Attributes:
+        population: all owners.
 
     Args:
         openers: owner's name to what opens the owner, run inside its actor.
@@ -33,6 +38,9 @@ class RayCohort:
         ResourcesError: the cluster lacks something, or actors did not start in time.
         FedrayError: what an owner raised when it was opened.
     """
+
+    at_once = 1
+    notes: Sequence[str] = ()
 
     def __init__(self, openers: Mapping[str, Callable[[], Owner]], experiment: Experiment, cpus: float) -> None:
         names = sorted(openers)
@@ -45,15 +53,10 @@ class RayCohort:
             name: RemoteOwner.options(**owner_options(experiment, name, share)).remote(openers[name]) for name in names
         }
         try:
-            self._infos = self._join(experiment.resources.start_timeout_s)
-            self._n_train = {info.name: info.n_train for info in self._infos}
+            self.population = Population.of(self._join(experiment.resources.start_timeout_s))
         except BaseException:
             self.close()
             raise
-
-    @property
-    def owners(self) -> Sequence[OwnerInfo]:
-        return self._infos
 
     def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
         """Ask as many at once as there are processors, most rows first; yield in the order of arrival.
@@ -62,8 +65,8 @@ class RayCohort:
         """
         shared = ray.put(vector)
         free = [assignment for assignment in assignments if not self._is_busy(assignment.owner)]
-        yield from (_gone(one, "it is still busy with an earlier round") for one in assignments if one not in free)
-        waiting = sorted(free, key=lambda assignment: self._n_train[assignment.owner])
+        yield from (gone(one, "it is still busy with an earlier round") for one in assignments if one not in free)
+        waiting = most_first(free, self.population)[::-1]
         running: dict[Any, tuple[Assignment, float]] = {}
         while waiting or running:
             while waiting and len(running) < self._at_once:
@@ -79,7 +82,7 @@ class RayCohort:
                 if expires <= time.monotonic():
                     del running[ref]
                     self._late[assignment.owner] = ref
-                    yield _gone(assignment, f"no answer within {self._deadline_s:g} s and {_GRACE_S:g} s of grace")
+                    yield gone(assignment, f"no answer within {self._deadline_s:g} s and {_GRACE_S:g} s of grace")
 
     def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
         """Ask all at once; an owner that trains meanwhile answers from another thread of its actor."""
@@ -89,10 +92,10 @@ class RayCohort:
         reason = f"no answer within {self._answer_timeout_s:g} s"
         return answers | {refs[ref]: Absent(refs[ref], round, "absent", reason) for ref in late}
 
-    def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
+    def evaluate(self, vector: Vector, part: Part, owners: Sequence[str]) -> Iterator[tuple[str, Tally]]:
         """Tallies of the owners that answer; one that is busy past the deadline, dead or failing is left out."""
         shared = ray.put(vector)
-        refs = {actor.evaluate.remote(shared, part): name for name, actor in self._actors.items()}
+        refs = {self._actors[name].evaluate.remote(shared, part): name for name in owners}
         patience = None if self._deadline_s is None else self._deadline_s + _GRACE_S
         done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=patience)
         for ref in done:
@@ -102,6 +105,9 @@ class RayCohort:
                 continue
             if isinstance(tally, Tally):
                 yield refs[ref], tally
+
+    def work(self) -> Mapping[str, float]:
+        return {}
 
     def _is_busy(self, owner: str) -> bool:
         ref = self._late.get(owner)
@@ -115,7 +121,7 @@ class RayCohort:
     def _join(self, timeout_s: float) -> list[OwnerInfo]:
         refs = {actor.join.remote(): name for name, actor in self._actors.items()}
         done, late = ray.wait(list(refs), num_returns=len(refs), timeout=timeout_s)
-        infos = [_unwrapped(ref) for ref in done]
+        infos = [unwrapped(ref) for ref in done]
         if late:
             names = ", ".join(sorted(refs[ref] for ref in late)[:5])
             raise ResourcesError(
@@ -123,13 +129,17 @@ class RayCohort:
                 "all owners started",
                 "raise resources.start_timeout_s, or free what other work on the cluster holds",
             )
-        return sorted(infos, key=lambda info: info.name)
+        return infos
 
 
-def _unwrapped(ref: ray.ObjectRef[OwnerInfo]) -> OwnerInfo:
+def unwrapped(ref: ray.ObjectRef[T]) -> T:
+    """What a call gave.
+
+    Raises:
+        FedrayError: what it raised.
+    """
     try:
-        info: OwnerInfo = ray.get(ref)
-        return info
+        return ray.get(ref)
     except RayTaskError as error:
         if isinstance(error.cause, FedrayError):
             raise error.cause from None
@@ -140,9 +150,9 @@ def _answer(ref: ray.ObjectRef[Sealed | Absent], assignment: Assignment) -> Seal
     try:
         answer: Sealed | Absent = ray.get(ref)
     except RayActorError:
-        return _gone(assignment, "its actor died; it is restarted where it can be")
+        return gone(assignment, "its actor died; it is restarted where it can be")
     except RayError as error:
-        return _gone(assignment, f"its answer was lost ({type(error).__name__})")
+        return gone(assignment, f"its answer was lost ({type(error).__name__})")
     if getattr(answer, "owner", None) != assignment.owner or answer.round != assignment.plan.round:
         return Absent(assignment.owner, assignment.plan.round, "rejected", "an answer to another question")
     return answer
@@ -158,5 +168,6 @@ def _protocol_answer(ref: ray.ObjectRef[bytes | Absent], owner: str, round: int)
     return answer if isinstance(answer, bytes) else Absent(owner, round, answer.outcome, answer.reason)
 
 
-def _gone(assignment: Assignment, reason: str) -> Absent:
+def gone(assignment: Assignment, reason: str) -> Absent:
+    """An owner whose process does not answer."""
     return Absent(assignment.owner, assignment.plan.round, "absent", reason)

@@ -44,7 +44,7 @@ class OwnerActor:
             raise
         except Exception as error:
             raise DataError(
-                f"an owner could not be opened: {_place(error)}",
+                f"an owner could not be opened: {place_of(error)}",
                 "a readable shard",
                 "run with --in-process to debug it",
             ) from None
@@ -55,7 +55,7 @@ class OwnerActor:
             return self._owner().train(vector, assignment)
         except Exception as error:
             spent = self._opened.spent if self._opened else None
-            return Absent(assignment.owner, assignment.plan.round, "failed", _place(error), spent)
+            return Absent(assignment.owner, assignment.plan.round, "failed", place_of(error), spent)
 
     @ray.method(concurrency_group=_PROTOCOL)
     def answer(self, round: int, message: bytes) -> bytes | Absent:
@@ -63,14 +63,14 @@ class OwnerActor:
         try:
             return self._owner().answer(round, message)
         except Exception as error:
-            return Absent("", round, "failed", _place(error))
+            return Absent("", round, "failed", place_of(error))
 
     def evaluate(self, vector: Vector, part: Part) -> Tally | str:
         """This owner's tally, or where it failed."""
         try:
             return self._owner().evaluate(vector, part)
         except Exception as error:
-            return _place(error)
+            return place_of(error)
 
     def _owner(self) -> Owner:
         with self._opening:
@@ -83,7 +83,7 @@ _in_two_threads: Any = ray.remote(concurrency_groups={_PROTOCOL: 1})  # type: ig
 RemoteOwner: Any = _in_two_threads(OwnerActor)
 
 
-def _place(error: Exception) -> str:
+def place_of(error: Exception) -> str:
     """Type and place of an exception, never its text, which could quote a row."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""

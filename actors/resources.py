@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
+from ray.util.placement_group import get_current_placement_group
 
 from fedray.config import Experiment, Placement
+from fedray.config.experiment import Pooled
 from fedray.errors import ResourcesError
 
 Demand = dict[str, float]
+_ACTOR_BYTES = 200 * 2**20
+"""Memory that an owner's actor takes before it holds a row."""
 
 
 def owner_cpus(experiment: Experiment, n_owners: int, cpus: float) -> float:
@@ -44,20 +48,58 @@ def owner_options(experiment: Experiment, name: str, cpus: float) -> dict[str, A
     }
 
 
+def n_pools(simulation: Pooled, cpus: float) -> int:
+    """Pools that owners share: as configured, or one a CPU, or one a share of a GPU."""
+    if simulation.pools != "auto":
+        return simulation.pools
+    if simulation.pool_gpus:
+        return max(1, int(ray.cluster_resources().get("GPU", 0) / simulation.pool_gpus))
+    return max(1, int(cpus))
+
+
+def pool_demands(simulation: Pooled, cpus: float) -> list[Demand]:
+    """Resources of each pool's actor, as Ray names them: an equal share of ``cpus``, at most one."""
+    n = n_pools(simulation, cpus)
+    gpus = {"GPU": simulation.pool_gpus} if simulation.pool_gpus else {}
+    return [{"CPU": min(1.0, int(cpus / n * 1e4) / 1e4), **gpus}] * n
+
+
+def pool_options(demand: Demand) -> dict[str, Any]:
+    """Ray options of one pool's actor. Calls are never retried: a retry would train, and charge privacy, twice."""
+    is_in_a_trial = get_current_placement_group() is not None
+    return {
+        "num_cpus": demand["CPU"],
+        "num_gpus": demand.get("GPU", 0),
+        "max_restarts": -1,
+        "max_task_retries": 0,
+        "scheduling_strategy": "DEFAULT" if is_in_a_trial else "SPREAD",
+    }
+
+
 def require(experiment: Experiment, names: Sequence[str], cpus: float) -> None:
     """Refuse what the cluster can never give, instead of waiting for it.
+
+    Args:
+        experiment: the experiment.
+        names: all owners.
+        cpus: logical CPUs that actors share where the experiment says ``auto``.
 
     Raises:
         ResourcesError: says what is missing and what is there.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    total: Counter[str] = Counter()
-    for node in nodes:
-        total.update(node["Resources"])
     wanted: Counter[str] = Counter({"CPU": experiment.resources.server_cpus})
-    for name in names:
-        wanted.update(owner_demand(experiment, name, cpus))
-        _require_a_node(experiment, name, cpus, nodes)
+    if isinstance(experiment.simulation, Pooled):
+        for demand in pool_demands(experiment.simulation, cpus):
+            wanted.update(demand)
+    else:
+        _require_room(len(names))
+        share = owner_cpus(experiment, len(names), cpus)
+        for name in names:
+            wanted.update(owner_demand(experiment, name, share))
+            _require_a_node(experiment, name, share)
+    total: Counter[str] = Counter()
+    for node in _nodes():
+        total.update(node["Resources"])
     missing = [
         f"{amount:g} {kind} (the cluster has {total.get(kind, 0):g})"
         for kind, amount in sorted(wanted.items())
@@ -67,14 +109,33 @@ def require(experiment: Experiment, names: Sequence[str], cpus: float) -> None:
         raise ResourcesError(
             f"the experiment asks for {', '.join(missing)}",
             "no more than the cluster has",
-            "lower resources.owner_cpus or owner_gpus, take fewer owners, or connect to a larger cluster",
+            "lower resources.owner_cpus or owner_gpus, or simulation.pools, or connect to a larger cluster",
         )
 
 
-def _require_a_node(experiment: Experiment, name: str, cpus: float, nodes: Sequence[Mapping[str, Any]]) -> None:
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _require_room(n_owners: int) -> None:
+    """An actor takes memory, whatever it does: refuse more than there is, before it is gone.
+
+    Raises:
+        ResourcesError: the cluster has too little.
+    """
+    memory = sum(node["Resources"].get("memory", 0) for node in _nodes())
+    if n_owners * _ACTOR_BYTES > memory:
+        raise ResourcesError(
+            f"{n_owners:,} owners, each an actor of about {_ACTOR_BYTES / 2**20:.0f} MiB",
+            f"at most {int(memory / _ACTOR_BYTES):,} in the cluster's {memory / 2**30:.0f} GiB",
+            "set simulation: pooled, so that simulated owners share processes",
+        )
+
+
+def _require_a_node(experiment: Experiment, name: str, cpus: float) -> None:
     demand = owner_demand(experiment, name, cpus)
     labels = experiment.placement.get(name, Placement()).labels
-    if any(_fits(node, demand, labels) for node in nodes):
+    if any(_fits(node, demand, labels) for node in _nodes()):
         return
     asked = ", ".join(
         [f"{value:g} {key}" for key, value in demand.items()] + [f"label {k}={v}" for k, v in labels.items()]

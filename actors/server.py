@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 
 from fedray.rounds import Federation, Server
-from fedray.values import OwnerInfo, RoundRecord, Vector
+from fedray.values import Population, RoundRecord, Vector
 
 
 class ServerActor:
@@ -22,14 +22,14 @@ class ServerActor:
         self._open_federation = open_federation
         self._server: Server | None = None
 
-    def start(self) -> list[OwnerInfo]:
+    def start(self) -> Population:
         """Open the federation; returns its owners.
 
         Raises:
             FedrayError: a part could not be opened.
         """
         self._server = Server(self._open_federation())
-        return list(self._server.federation.cohort.owners)
+        return self._server.federation.cohort.population
 
     def advance(self) -> RoundRecord | None:
         """Run one round; None when the experiment is over.
@@ -46,6 +46,10 @@ class ServerActor:
     def is_exhausted(self) -> bool:
         """Whether the run ended early, since too few owners have a budget left."""
         return self._started.is_exhausted
+
+    def notes(self) -> Sequence[str]:
+        """Lines that tell the user how owners are run, where that was not fixed before."""
+        return self._started.federation.cohort.notes
 
     @property
     def _started(self) -> Server:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,17 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from fedray import data
 from fedray.actors.cohort import RayCohort
 from fedray.actors.key_holder import RayKeyHolder
-from fedray.actors.resources import owner_cpus, require
+from fedray.actors.pooled_cohort import PooledCohort
+from fedray.actors.resources import require
 from fedray.actors.server import RemoteServer
 from fedray.build import OpensCohort, open_federation
 from fedray.config import Experiment
+from fedray.config.experiment import Pooled
 from fedray.config.learning import Bfv, Ckks, KeyHolderPlace
 from fedray.errors import FedrayError, ResourcesError, RunError
+from fedray.pooling import PoolMaker, known_population
 from fedray.protecting import OpensKeyHolder
-from fedray.values import OwnerInfo, RoundRecord, Vector
+from fedray.values import Population, RoundRecord, Vector
 
 
 @contextmanager
@@ -80,8 +83,16 @@ def _nobody_at(address: str | None) -> ResourcesError:
 
 
 def ray_cohort(experiment: Experiment, cpus: float) -> OpensCohort:
-    """Opens a cohort of one actor an owner, which share ``cpus`` where the experiment says ``auto``."""
-    return partial(RayCohort, experiment=experiment, cpus=cpus)
+    """Opens a cohort of one actor an owner, or of pools; they share ``cpus`` where the experiment says ``auto``."""
+    if not isinstance(experiment.simulation, Pooled):
+        return partial(RayCohort, experiment=experiment, cpus=cpus)
+    return partial(
+        PooledCohort,
+        experiment=experiment,
+        cpus=cpus,
+        makes=PoolMaker(experiment),
+        population=known_population(experiment),
+    )
 
 
 def ray_key_holder(experiment: Experiment) -> OpensKeyHolder:
@@ -107,8 +118,7 @@ class RayServer:
 
     def __init__(self, experiment: Experiment, state_dir: Path) -> None:
         cpus = ray.cluster_resources().get("CPU", 1.0)
-        names = data.owner_names(experiment.data)
-        require(experiment, names, owner_cpus(experiment, len(names), cpus))
+        require(experiment, data.owner_names(experiment.data), cpus)
         opens = partial(
             open_federation, experiment, ray_cohort(experiment, cpus), state_dir, ray_key_holder(experiment)
         )
@@ -117,7 +127,7 @@ class RayServer:
         ).remote(opens)
         try:
             timeout_s = 2 * experiment.resources.start_timeout_s
-            self.owners: list[OwnerInfo] = _get(self._server.start.remote(), timeout_s)
+            self.population: Population = _get(self._server.start.remote(), timeout_s)
         except BaseException:
             self.close()
             raise
@@ -139,6 +149,11 @@ class RayServer:
     def is_exhausted(self) -> bool:
         """Whether the run ended early, since too few owners have a budget left."""
         return bool(_get(self._server.is_exhausted.remote()))
+
+    def notes(self) -> Sequence[str]:
+        """Lines that tell the user how owners are run, where that was not fixed before."""
+        notes: Sequence[str] = _get(self._server.notes.remote())
+        return notes
 
     def close(self) -> None:
         """End the server, and with it the owners' actors, which are its children."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -97,7 +97,7 @@ class _Facts:
     cohort: config.Selection
     seed: int
     n_rounds: int
-    names: tuple[str, ...]
+    names: Sequence[str]
     n_honest: int
     length: int
 
@@ -306,13 +306,13 @@ def make_contribution(experiment: Experiment, n_values: int, account: Account) -
     return BoundedContribution(parts_of(experiment, n_values), plan.cost, account, bound)
 
 
-def make_mechanism(experiment: Experiment, n_values: int, n_rows: Mapping[str, int], rounding: float) -> Mechanism:
+def make_mechanism(experiment: Experiment, n_values: int, n_rows: Sequence[int], rounding: float) -> Mechanism:
     """The server's half.
 
     Args:
         experiment: the experiment.
         n_values: length of an update.
-        n_rows: training rows by owner.
+        n_rows: training rows of each owner.
         rounding: how much encoding can lengthen a vector of norm 1.
 
     Raises:
@@ -320,7 +320,7 @@ def make_mechanism(experiment: Experiment, n_values: int, n_rows: Mapping[str, i
     """
     privacy, plan = _privacy(experiment), owner_plan(experiment, n_values)
     bound = weight_bound(experiment)
-    weights = [min(rows, bound) for rows in n_rows.values()]
+    weights = [min(rows, bound) for rows in n_rows]
     return OwnerLevelMechanism(
         parts=parts_of(experiment, n_values),
         first_clip=privacy.clip,

@@ -11,6 +11,7 @@
     ├── ProtocolError        a peer's message that is malformed, or that asks for what must not be given
     ├── RoundAbandoned       a sum that is not given out, since too few owners are left; the run goes on
     └── OwnerError           what one data owner answers instead of an update; the round goes on
+        ├── TooSlow          the work was not done in time, and the strategy takes no partial work
         ├── UpdateRefused    the update is non-finite, misshapen or beyond its bound
         └── BudgetExhausted  the work would spend more than the planned privacy budget
 
@@ -96,6 +97,10 @@ class RoundAbandoned(FedrayError):
 
 class OwnerError(FedrayError):
     """What one data owner answers instead of an update. The server counts it; the round goes on."""
+
+
+class TooSlow(OwnerError):
+    """Work that was not done in time, for a strategy that takes no partial work."""
 
 
 class UpdateRefused(OwnerError):

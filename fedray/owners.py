@@ -1,20 +1,32 @@
 """A data owner: its shard, its task, its sealer and its privacy account, in one plain object.
 
-Where it runs is not its business: a Ray actor carries it in a federation, a list holds it in a debugger. It must not
-import ray.
+Where it runs is not its business: a Ray actor carries it in a federation, a pool holds it among others in a simulation
+or in a debugger. It must not import ray.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from fedray import seeds
-from fedray.errors import BudgetExhausted, ProtocolError, UpdateRefused
-from fedray.protocols import Account, Contribution, Sealer, Task
-from fedray.values import Absent, AbsentOutcome, Assignment, OwnerInfo, Part, Sealed, Shard, Spent, Tally, Vector
+from fedray.errors import BudgetExhausted, FedrayError, OwnerError, ProtocolError, TooSlow, UpdateRefused
+from fedray.protocols import Account, Contribution, Job, Sealer, Task
+from fedray.values import (
+    Absent,
+    AbsentOutcome,
+    Assignment,
+    Examples,
+    OwnerInfo,
+    Part,
+    Sealed,
+    Shard,
+    Spent,
+    Tally,
+    Update,
+    Vector,
+)
 
 NoisyTally = Callable[[Callable[[], Tally]], Tally]
 """Takes held-out figures and gives private ones."""
@@ -25,7 +37,7 @@ class Owner:
 
     Args:
         name: its name.
-        shard: its rows; nothing that a method returns holds any of them.
+        shard: its rows; nothing that a method returns to a server holds any of them.
         task: what is learned.
         sealer: its half of the protection.
         seed: the experiment's seed, for batch order and dropout.
@@ -45,9 +57,9 @@ class Owner:
         contribution: Contribution | None = None,
         noisy: NoisyTally | None = None,
     ) -> None:
-        self._name = name
+        self.name = name
         self._shard = shard
-        self._task = task
+        self.task = task
         self._sealer = sealer
         self._seed = seed
         self._account = account
@@ -59,57 +71,96 @@ class Owner:
         """What its account says; None where the server knows that by itself."""
         return self._account.spent if self._account else None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that its rows take."""
+        arrays = [array for part in (self._shard.train, self._shard.holdout) for array in (part.features, part.targets)]
+        return sum(array.nbytes for array in arrays)
+
     def join(self) -> OwnerInfo:
         """What the server may know of this owner."""
-        return OwnerInfo(self._name, len(self._shard.train), len(self._shard.holdout), self._sealer.identity)
+        return OwnerInfo(self.name, len(self._shard.train), len(self._shard.holdout))
 
     def answer(self, round: int, message: bytes) -> bytes | Absent:
         """Answer a message of the protection's protocol, or say why not. May run while ``train`` does."""
         try:
             return self._sealer.answer(message)
         except ProtocolError as error:
-            return Absent(self._name, round, "refused", f"{error.found}; expected {error.expected}")
+            return Absent(self.name, round, "refused", f"{error.found}; expected {error.expected}")
 
     def train(self, vector: Vector, assignment: Assignment) -> Sealed | Absent:
         """Train from ``vector`` and seal the update, or say why there is none."""
-        started = time.perf_counter()
-        round = assignment.plan.round
-        seed = seeds.integer(self._seed, "train", round, self._name)
         terms = assignment.terms(vector)
+        started = time.perf_counter()
+        trained: Update | FedrayError
         try:
-            if self._contribution:
-                self._contribution.charge(round)
-            update = self._task.train(vector, assignment, self._shard, seed)
-            if not update.is_complete and not assignment.plan.accepts_partial_work:
-                return self._absent(assignment, "dropped", f"stopped by the deadline after {update.n_steps} steps")
-            if update.n_steps == 0:
-                return self._absent(assignment, "dropped", "the deadline passed before the first step")
-            if update.delta.shape != vector.shape:
-                raise UpdateRefused(f"an update of shape {update.delta.shape}", f"{vector.shape}", "check the task")
-            if self._contribution:
-                figures = partial(self._figures, vector)
-                update = self._contribution.bounded(update, assignment.plan, figures)
+            job = self.prepare(assignment)
+            trained = self.task.train(vector, assignment, job.shard, job.seed)
+        except (OwnerError, ProtocolError) as error:
+            trained = error
+        return self.finish(vector, assignment, trained, terms, time.perf_counter() - started)
+
+    def prepare(self, assignment: Assignment) -> Job:
+        """Charge what taking part costs, and hand out what there is to do. For this process only.
+
+        Raises:
+            BudgetExhausted: the owner's budget does not allow it.
+            ProtocolError: it comes too soon after the last part, or too often.
+        """
+        round = assignment.plan.round
+        if self._contribution:
+            self._contribution.charge(round)
+        return Job(self.task, assignment, self._shard, seeds.integer(self._seed, "train", round, self.name))
+
+    def finish(
+        self, vector: Vector, assignment: Assignment, trained: Update | FedrayError, terms: bytes, seconds: float
+    ) -> Sealed | Absent:
+        """Bound and seal what training gave, or say why there is none.
+
+        Args:
+            vector: what was trained from.
+            assignment: what was asked.
+            trained: the update, or the error for which there is none.
+            terms: the digest that ``assignment.terms`` gives.
+            seconds: what training took.
+        """
+        try:
+            update = self._bounded(vector, assignment, trained)
             payload, proof = self._sealer.seal(update, assignment, terms)
-        except BudgetExhausted as error:
-            return self._absent(assignment, "exhausted", f"{error.found}; expected {error.expected}")
-        except ProtocolError as error:
-            return self._absent(assignment, "refused", f"{error.found}; expected {error.expected}")
-        except UpdateRefused as error:
-            return self._absent(assignment, "rejected", error.found)
+        except (OwnerError, ProtocolError) as error:
+            return self.absent(assignment, error)
         return Sealed(
-            owner=self._name,
-            round=round,
+            owner=self.name,
+            round=assignment.plan.round,
             payload=payload,
             n_steps=update.n_steps,
             is_complete=update.is_complete,
-            seconds=time.perf_counter() - started,
+            seconds=seconds,
             spent=self.spent,
             terms=terms,
             proof=proof,
         )
 
+    def absent(self, assignment: Assignment, error: FedrayError) -> Absent:
+        """Why there is no update."""
+        outcome, reason = _why(error)
+        return Absent(self.name, assignment.plan.round, outcome, reason, self.spent)
+
+    def rows(self, part: Part) -> Examples:
+        """Held-out or training rows. For this process only."""
+        return self._shard.holdout if part == "holdout" else self._shard.train
+
     def evaluate(self, vector: Vector, part: Part) -> Tally:
         """Sums of loss and metrics over this owner's held-out or training rows.
+
+        Raises:
+            BudgetExhausted: figures are private, and the owner's budget does not allow them.
+            ProtocolError: the owner is protected as a whole.
+        """
+        return self.released(partial(self.task.evaluate, vector, self.rows(part)))
+
+    def released(self, tally: Callable[[], Tally]) -> Tally:
+        """A tally of this owner's rows, as it may leave the owner.
 
         Raises:
             BudgetExhausted: figures are private, and the owner's budget does not allow them.
@@ -121,46 +172,36 @@ class Owner:
                 "none but those that ride in the sum",
                 "suspect a server that lies",
             )
-        examples = self._shard.holdout if part == "holdout" else self._shard.train
-        if self._noisy is not None:
-            return self._noisy(partial(self._task.evaluate, vector, examples))
-        return self._task.evaluate(vector, examples)
+        return self._noisy(tally) if self._noisy is not None else tally()
+
+    def _bounded(self, vector: Vector, assignment: Assignment, trained: Update | FedrayError) -> Update:
+        if isinstance(trained, FedrayError):
+            raise trained
+        _require_in_time(trained, assignment)
+        if trained.delta.shape != vector.shape:
+            raise UpdateRefused(f"an update of shape {trained.delta.shape}", f"{vector.shape}", "check the task")
+        if self._contribution is None:
+            return trained
+        return self._contribution.bounded(trained, assignment.plan, partial(self._figures, vector))
 
     def _figures(self, vector: Vector) -> Mapping[str, float]:
-        return self._task.evaluate(vector, self._shard.holdout).means
-
-    def _absent(self, assignment: Assignment, outcome: AbsentOutcome, reason: str) -> Absent:
-        return Absent(self._name, assignment.plan.round, outcome, reason, self.spent)
+        return self.task.evaluate(vector, self._shard.holdout).means
 
 
-class InProcessCohort:
-    """All owners in this process, one after the other: for a breakpoint, and for fast tests.
+def _why(error: FedrayError) -> tuple[AbsentOutcome, str]:
+    match error:
+        case TooSlow():
+            return "dropped", error.found
+        case UpdateRefused():
+            return "rejected", error.found
+        case BudgetExhausted():
+            return "exhausted", f"{error.found}; expected {error.expected}"
+        case _:
+            return "refused", f"{error.found}; expected {error.expected}"
 
-    The same bits as one Ray actor per owner. What an owner raises is not caught here, so that a debugger stops at it.
 
-    Args:
-        openers: owner's name to what opens the owner.
-    """
-
-    def __init__(self, openers: Mapping[str, Callable[[], Owner]]) -> None:
-        self._owners = {name: openers[name]() for name in sorted(openers)}
-        self._infos = [owner.join() for owner in self._owners.values()]
-
-    @property
-    def owners(self) -> Sequence[OwnerInfo]:
-        return self._infos
-
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
-        for assignment in assignments:
-            yield self._owners[assignment.owner].train(vector, assignment)
-
-    def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
-        return {name: self._owners[name].answer(round, message) for name, message in messages.items()}
-
-    def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
-        for name, owner in self._owners.items():
-            with suppress(BudgetExhausted):
-                yield name, owner.evaluate(vector, part)
-
-    def close(self) -> None:
-        """Nothing to let go."""
+def _require_in_time(update: Update, assignment: Assignment) -> None:
+    if not update.is_complete and not assignment.plan.accepts_partial_work:
+        raise TooSlow(f"stopped by the deadline after {update.n_steps} steps", "complete work", "raise deadline_s")
+    if update.n_steps == 0:
+        raise TooSlow("the deadline passed before the first step", "one step at least", "raise deadline_s")

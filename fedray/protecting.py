@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,9 @@ from fedray.protection.masked.graph import Rules
 from fedray.protection.masked.owner import MaskedSealer
 from fedray.protection.masked.server import MaskedProtection
 from fedray.protection.plain import PlainProtection, PlainSealer
-from fedray.protocols import KeyHolder, Protection, Sealer
+from fedray.protection.subtotals import RingAdder
+from fedray.protocols import Adder, KeyHolder, Protection, Sealer
+from fedray.values import Population
 
 OpensKeyHolder = Callable[[Callable[[], KeyHolder]], KeyHolder]
 
@@ -60,6 +62,17 @@ def make_protection(
             )
         case config.Plain():
             return PlainProtection(_encoding(experiment, n_values), weight_bound)
+
+
+def make_adder(experiment: Experiment, n_values: int) -> Adder | None:
+    """What adds up sealed updates of owners that share a process; None where each must travel by itself."""
+    match experiment.protection:
+        case config.Plain():
+            return RingAdder(_encoding(experiment, n_values), readable=True)
+        case config.Masked():
+            return RingAdder(_encoding(experiment, n_values), readable=False)
+        case _:
+            return None
 
 
 def make_sealer(experiment: Experiment, name: str, n_values: int, state_dir: Path) -> Sealer:
@@ -207,7 +220,7 @@ def _identity(trust: Trust, name: str, state_dir: Path) -> Identity:
     return identity
 
 
-def weight_bound_of(experiment: Experiment, n_rows: Mapping[str, int]) -> int:
+def weight_bound_of(experiment: Experiment, population: Population) -> int:
     """The power of two that no owner's weight passes; one where all weigh alike, or the bound that privacy sets.
 
     Raises:
@@ -219,8 +232,8 @@ def weight_bound_of(experiment: Experiment, n_rows: Mapping[str, int]) -> int:
         from fedray import bounding
 
         return bounding.weight_bound(experiment)
-    if (n_all := sum(n_rows.values())) > WEIGHT_BOUND:
+    if (n_all := int(population.n_train.sum())) > WEIGHT_BOUND:
         raise ConfigError(
             f"{n_all} training rows as weights", f"at most {WEIGHT_BOUND}", "use strategy.weighting: uniform"
         )
-    return power_of_two_from(max(n_rows.values(), default=1))
+    return power_of_two_from(int(population.n_train.max(initial=1)))

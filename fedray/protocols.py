@@ -7,23 +7,26 @@ and by the contract tests in ``tests/contracts``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedray.errors import FedrayError
 from fedray.values import (
     Absent,
     Assignment,
     Examples,
-    OwnerInfo,
     Part,
     Payload,
+    Population,
     Released,
     RoundPlan,
     Sealed,
     Shard,
     Spent,
+    Subtotal,
     SumRecord,
     Tally,
     Total,
@@ -49,6 +52,30 @@ class Task(Protocol):
         """Sums of loss and metrics over the examples."""
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One owner's training of one round, ready to be done: what ``Task.train`` takes besides the vector."""
+
+    task: Task
+    assignment: Assignment
+    shard: Shard
+    seed: int
+
+
+class Trainer(Protocol):
+    """Trains and evaluates owners that share a process, whose tasks are alike but for what is each owner's own."""
+
+    @property
+    def at_once(self) -> int:
+        """Owners that are trained together."""
+
+    def train(self, vector: Vector, jobs: Sequence[Job]) -> Sequence[Update | FedrayError]:
+        """What each job gives, in order: an update, or the error for which there is none."""
+
+    def evaluate(self, vector: Vector, task: Task, examples: Sequence[Examples]) -> Sequence[Tally]:
+        """Sums of loss and metrics over each owner's examples, in order."""
+
+
 State = Mapping[str, NDArray[np.float64]]
 """What a strategy keeps between rounds besides the parameters: named arrays, so that any state can be checkpointed."""
 
@@ -68,10 +95,6 @@ class Strategy(Protocol):
 
 class Sealer(Protocol):
     """The owner's half of a protection. ``answer`` may run in another thread than ``seal``."""
-
-    @property
-    def identity(self) -> bytes:
-        """The owner's public signing key, 32 bytes; empty where the protection needs none."""
 
     def answer(self, message: bytes) -> bytes:
         """Answer a message of the protection's protocol.
@@ -119,6 +142,13 @@ class Combiner(Protocol):
             UpdateRefused: it does not belong into this sum; the sum is unchanged.
         """
 
+    def add_subtotal(self, subtotal: Subtotal) -> None:
+        """Take the sum of several owners' updates into the sum.
+
+        Raises:
+            UpdateRefused: this protection needs every update by itself, or it does not belong into this sum.
+        """
+
     @property
     def n_added(self) -> int:
         """Updates in the sum."""
@@ -132,6 +162,20 @@ class Combiner(Protocol):
 
     def record(self) -> SumRecord:
         """What is kept of how this sum was protected."""
+
+
+class Adder(Protocol):
+    """Adds up sealed updates in a process that owners share, for protections whose sums may be taken in parts."""
+
+    def add(self, sealed: Sealed) -> None:
+        """Take one sealed update into the subtotal.
+
+        Raises:
+            UpdateRefused: it does not belong into this sum; the subtotal is unchanged.
+        """
+
+    def take(self) -> Subtotal | None:
+        """The subtotal since this was last asked; None where nothing was added."""
 
 
 class Protection(Protocol):
@@ -203,14 +247,22 @@ class Contribution(Protocol):
 
 
 class Cohort(Protocol):
-    """Where owners live: in this process, or one Ray actor each."""
+    """Where owners live: in this process, one Ray actor each, or many to an actor."""
 
     @property
-    def owners(self) -> Sequence[OwnerInfo]:
-        """All owners of the federation, by name."""
+    def population(self) -> Population:
+        """All owners of the federation."""
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
-        """Ask owners to train; yield each answer as it arrives."""
+    @property
+    def at_once(self) -> int:
+        """Owners that a process trains as one batched computation; 1 where it trains one after the other."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Lines that tell the user how owners are run, where that was not fixed before."""
+
+    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Subtotal | Absent]:
+        """Ask owners to train; yield each answer as it arrives, or the sum of several where they share a process."""
 
     def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
         """Carry a message of the protection's protocol to each owner named; what each answers, or why it did not.
@@ -218,8 +270,15 @@ class Cohort(Protocol):
         May be called from another thread while owners train.
         """
 
-    def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
-        """Every reachable owner's tally on its held-out or training rows."""
+    def evaluate(self, vector: Vector, part: Part, owners: Sequence[str]) -> Iterator[tuple[str, Tally]]:
+        """Tallies of those of the owners named that can be reached, on their held-out or training rows."""
+
+    def work(self) -> Mapping[str, float]:
+        """Seconds of all processes of owners together since this was last asked, by what they did.
+
+        ``open`` rows, ``train``, ``seal``, ``add`` to a subtotal, ``evaluate``; ``carry`` answers and models between
+        processes; ``wait`` for others. Empty where nothing was done or is known.
+        """
 
     def close(self) -> None:
         """Let all owners go. Safe to call twice."""

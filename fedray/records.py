@@ -23,7 +23,7 @@ from fedray.environment import environment
 from fedray.errors import RecordsError, RunDirectoryError
 from fedray.values import OwnerRecord, RoundRecord, SumRecord
 
-VERSION = "3"
+VERSION = "4"
 STREAM = "rounds.arrows"
 PARQUET = "rounds.parquet"
 
@@ -63,6 +63,7 @@ _SUM = pa.struct(
 SCHEMA = pa.schema(
     [
         ("round", pa.int64()),
+        ("n_owners", pa.int64()),
         ("cohort", pa.list_(pa.string())),
         ("n_updates", pa.int64()),
         ("n_rejected", pa.int64()),
@@ -76,6 +77,8 @@ SCHEMA = pa.schema(
         ("bytes_up", pa.int64()),
         ("bytes_down", pa.int64()),
         ("seconds", _METRICS),
+        ("at_once", pa.int64()),
+        ("work", _METRICS),
         ("owners", pa.list_(_OWNER)),
         ("parameters_sha256", pa.string()),
     ]
@@ -201,7 +204,7 @@ def _table(records: Sequence[RoundRecord]) -> pa.Table:
 
 def _row(record: RoundRecord) -> dict[str, Any]:
     row = asdict(record)
-    for key in ("metrics", "train_metrics", "central_metrics", "seconds"):
+    for key in ("metrics", "train_metrics", "central_metrics", "seconds", "work"):
         row[key] = list(row[key].items())
     row["sum"] = {**row["sum"], "stages": list(row["sum"]["stages"].items())}
     row["owners"] = [{**owner, "metrics": list(owner["metrics"].items())} for owner in row["owners"]]
@@ -209,7 +212,7 @@ def _row(record: RoundRecord) -> dict[str, Any]:
 
 
 def _record(row: dict[str, Any]) -> RoundRecord:
-    for key in ("metrics", "train_metrics", "central_metrics", "seconds"):
+    for key in ("metrics", "train_metrics", "central_metrics", "seconds", "work"):
         row[key] = dict(row[key])
     owners = tuple(OwnerRecord(**{**owner, "metrics": dict(owner["metrics"])}) for owner in row["owners"])
     summed = SumRecord(**{**row["sum"], "stages": dict(row["sum"]["stages"])})

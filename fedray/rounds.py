@@ -7,7 +7,7 @@ owner's rows or secrets. It must not import ray or torch.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -17,20 +17,21 @@ from fedray.ahead import Ahead
 from fedray.config import Experiment
 from fedray.errors import RoundAbandoned, RunError, UpdateRefused
 from fedray.protocols import Cohort, Combiner, Mechanism, Protection, State, Strategy, Task
-from fedray.selection import assignments, cohort_of_round
+from fedray.selection import assignments, cohort_of_round, evaluated
 from fedray.spending import Spending, WorstSpent, require_account
 from fedray.values import (
     Absent,
     Assignment,
+    Cover,
     Examples,
     Outcome,
     OwnerRecord,
-    Part,
     Released,
     RoundPlan,
     RoundRecord,
     Sealed,
     Spent,
+    Subtotal,
     Tally,
     Total,
     Vector,
@@ -126,13 +127,14 @@ class _Collected:
     """What a cohort's training gave."""
 
     combiner: Combiner
-    sealed: Mapping[str, Sealed]
+    sealed: Mapping[str, Cover]
     absent: Mapping[str, Absent]
     reached: tuple[str, ...]
+    bytes_up: int
     total: Total | None = None
 
     @property
-    def answers(self) -> list[Sealed | Absent]:
+    def answers(self) -> list[Cover | Absent]:
         return [*self.sealed.values(), *self.absent.values()]
 
 
@@ -196,7 +198,6 @@ def one_round(federation: Federation, state: ServerState, ahead: Ahead[Combiner]
     number = state.round + 1
     clock = _Clock()
     plan = federation.mechanism.plan(state.mechanism, federation.strategy.plan(state.strategy, number))
-    names = [info.name for info in federation.cohort.owners]
     asked = _ask(federation, plan)
     combiner = ahead.take(number, asked.names)
     clock.lap("prepare")
@@ -211,7 +212,8 @@ def one_round(federation: Federation, state: ServerState, ahead: Ahead[Combiner]
 
     metrics, train_metrics, central, tallies = _evaluate(federation, vector, number, released)
     clock.lap("evaluate")
-    spending = state.spending.after(collected.reached, collected.answers)
+    population = federation.cohort.population
+    spending = state.spending.after(collected.reached if federation.worst_spent else (), collected.answers)
     after = ServerState(
         round=number,
         vector=vector,
@@ -219,13 +221,14 @@ def one_round(federation: Federation, state: ServerState, ahead: Ahead[Combiner]
         mechanism=mechanism,
         spending=spending,
         barren=_barren(state, asked, collected),
-        is_exhausted=_is_exhausted(spending, collected, names),
+        is_exhausted=_is_exhausted(spending, collected, len(population)),
     )
-    reported = spending.reported(names, number, federation.worst_spent)
+    reported = spending.reported(population.names, number, federation.worst_spent)
     most = max(reported.values(), key=lambda spent: spent.epsilon, default=None)
     summed = collected.combiner.record()
     return after, RoundRecord(
         round=number,
+        n_owners=len(population),
         cohort=asked.cohort,
         n_updates=collected.combiner.n_added if collected.total else 0,
         n_rejected=sum(absent.outcome == "rejected" for absent in collected.absent.values()),
@@ -236,11 +239,15 @@ def one_round(federation: Federation, state: ServerState, ahead: Ahead[Combiner]
         epsilon_rdp=most.epsilon_rdp if most else None,
         accountant=most.accountant if most else None,
         sum=summed,
-        bytes_up=sum(sealed.payload.nbytes + len(sealed.proof) for sealed in collected.sealed.values())
-        + summed.bytes_up,
+        bytes_up=collected.bytes_up + summed.bytes_up,
         bytes_down=state.vector.nbytes * len(collected.reached) + summed.bytes_down,
         seconds=clock.seconds,
-        owners=tuple(_owner_record(name, collected, reported.get(name), tallies) for name in sorted(names)),
+        at_once=federation.cohort.at_once,
+        work=federation.cohort.work(),
+        owners=tuple(
+            _owner_record(name, collected, reported.get(name), tallies)
+            for name in sorted({*asked.cohort, *tallies, *reported})
+        ),
         parameters_sha256=sha256(vector),
     )
 
@@ -248,7 +255,7 @@ def one_round(federation: Federation, state: ServerState, ahead: Ahead[Combiner]
 def _ask(federation: Federation, plan: RoundPlan) -> _Asked:
     """Who takes part in the round of this plan, and what each is asked."""
     experiment = federation.experiment
-    names = [info.name for info in federation.cohort.owners]
+    names = federation.cohort.population.names
     cohort = cohort_of_round(experiment.cohort, names, federation.cohort_seed, plan.round)
     drawn = assignments(plan, cohort, experiment.stragglers, experiment.deadline_s, experiment.seed)
     too_slow = tuple(one.owner for one in drawn if one.is_partial and not plan.accepts_partial_work)
@@ -261,31 +268,43 @@ def _collect(
 ) -> _Collected:
     """Train the owners that may add to the sum, and add up what comes, in the order of arrival."""
     number = state.round + 1
-    sealed: dict[str, Sealed] = {}
+    sealed: dict[str, Cover] = {}
+    bytes_up = 0
     absent = {name: Absent(name, number, "dropped", "too slow for complete work") for name in asked.too_slow}
     absent |= {name: Absent(name, number, "absent", reason) for name, reason in combiner.lost.items()}
-    briefed = [
-        replace(one, weight_bound=federation.weight_bound, briefing=combiner.briefing(one.owner))
+    may_add = set(combiner.owners)
+    briefed = {
+        one.owner: replace(one, weight_bound=federation.weight_bound, briefing=combiner.briefing(one.owner))
         for one in asked.assignments
-        if one.owner in combiner.owners
-    ]
-    terms = briefed[0].terms(state.vector) if briefed else b""
-    for answer in federation.cohort.train(state.vector, briefed):
+        if one.owner in may_add
+    }
+    terms = next((one.terms(state.vector) for one in briefed.values()), b"")
+    for answer in federation.cohort.train(state.vector, list(briefed.values())):
         clock.lap("train")
         if isinstance(answer, Absent):
             absent[answer.owner] = answer
             continue
+        covers = answer.covers if isinstance(answer, Subtotal) else (answer.cover,)
         try:
-            _require_asked(answer, briefed, sealed)
-            _require_terms(answer, terms)
-            require_account(answer, state.spending.spent.get(answer.owner))
-            combiner.add(answer)
-            sealed[answer.owner] = answer
+            for cover in covers:
+                _require_asked(cover, briefed, sealed)
+                _require_terms(cover, terms)
+                require_account(cover, state.spending.spent.get(cover.owner))
+            _add(combiner, answer)
+            sealed |= {cover.owner: cover for cover in covers}
+            bytes_up += answer.payload.nbytes + sum(len(cover.proof) for cover in covers)
         except UpdateRefused as error:
-            absent[answer.owner] = Absent(answer.owner, answer.round, "rejected", error.found, answer.spent)
+            absent |= {one.owner: Absent(one.owner, one.round, "rejected", error.found, one.spent) for one in covers}
         clock.lap("combine")
     clock.lap("train")
-    return _Collected(combiner, sealed, absent, reached=tuple(one.owner for one in briefed))
+    return _Collected(combiner, sealed, absent, tuple(briefed), bytes_up)
+
+
+def _add(combiner: Combiner, answer: Sealed | Subtotal) -> None:
+    if isinstance(answer, Subtotal):
+        combiner.add_subtotal(answer)
+    else:
+        combiner.add(answer)
 
 
 def _open(collected: _Collected) -> _Collected:
@@ -307,16 +326,16 @@ def _open(collected: _Collected) -> _Collected:
     )
 
 
-def _require_asked(answer: Sealed, asked: Sequence[Assignment], sealed: Mapping[str, Sealed]) -> None:
+def _require_asked(answer: Cover, asked: Mapping[str, Assignment], sealed: Mapping[str, Cover]) -> None:
     """Refuse an update of an owner or of a round that was not asked for, or a second one."""
-    known = any((answer.owner, answer.round) == (one.owner, one.plan.round) for one in asked)
+    known = answer.owner in asked and answer.round == asked[answer.owner].plan.round
     if not known or answer.owner in sealed:
         raise UpdateRefused(
             f"an update of {answer.owner} for round {answer.round}", "one answer to what was asked", "check the owner"
         )
 
 
-def _require_terms(answer: Sealed, terms: bytes) -> None:
+def _require_terms(answer: Cover, terms: bytes) -> None:
     """Refuse an update of another model or plan than the round's."""
     if answer.terms != terms:
         raise UpdateRefused("an update of another model or plan", "one of what was sent", "check the owner")
@@ -340,35 +359,32 @@ def _evaluate(
     evaluation = federation.experiment.evaluation
     if number % evaluation.every and number != federation.experiment.rounds:
         return {}, {}, {}, {}
-    tallies = _tallies(federation.cohort, vector, "holdout") if federation.evaluates_owners else {}
-    train = _tallies(federation.cohort, vector, "train") if evaluation.train else {}
+    owners = evaluated(evaluation, federation.cohort.population, federation.experiment.seed, number)
+    tallies = dict(federation.cohort.evaluate(vector, "holdout", owners)) if federation.evaluates_owners else {}
+    train = dict(federation.cohort.evaluate(vector, "train", owners)) if evaluation.train else {}
     central = federation.central_test
     return (
-        {**(released.metrics if released else {}), **merged(tallies.values()).means},
-        merged(train.values()).means,
+        {**(released.metrics if released else {}), **merged(tallies).means},
+        merged(train).means,
         federation.task.evaluate(vector, central).means if central is not None else {},
         tallies,
     )
 
 
-def _tallies(cohort: Cohort, vector: Vector, part: Part) -> dict[str, Tally]:
-    return dict(sorted(cohort.evaluate(vector, part)))
-
-
-def merged(tallies: Iterable[Tally]) -> Tally:
-    """One tally over all owners' examples."""
+def merged(tallies: Mapping[str, Tally]) -> Tally:
+    """One tally over all owners' examples, added up in the order of their names."""
     sums: dict[str, float] = {}
     count = 0
-    for tally in tallies:
+    for _, tally in sorted(tallies.items()):
         count += tally.count
         for name, value in tally.sums.items():
             sums[name] = sums.get(name, 0.0) + value
     return Tally(sums, count)
 
 
-def _is_exhausted(spending: Spending, collected: _Collected, names: Sequence[str]) -> bool:
+def _is_exhausted(spending: Spending, collected: _Collected, n_owners: int) -> bool:
     """Whether too few owners have a budget left to ever make up a sum again."""
-    n_left = len(set(names) - spending.exhausted)
+    n_left = n_owners - len(spending.exhausted)
     return bool(spending.exhausted) and n_left < max(1, collected.combiner.record().min_owners)
 
 

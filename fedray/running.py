@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fedray.build import check, make_module, open_federation, state_dict
+from fedray.build import check, open_federation
 from fedray.config import Experiment, as_yaml
 from fedray.errors import ConfigError, RunDirectoryError
-from fedray.owners import InProcessCohort
+from fedray.making import make_module, state_dict
+from fedray.pooling import cohort_here
 from fedray.privacy.ledger_file import LedgerFile
 from fedray.records import RecordWriter, Status
 from fedray.rounds import Server
@@ -36,6 +37,9 @@ class Federating(Protocol):
     def is_exhausted(self) -> bool:
         """Whether the run ended early, since too few owners have a budget left."""
 
+    def notes(self) -> Sequence[str]:
+        """Lines that tell the user how owners are run, where that was not fixed before."""
+
     def close(self) -> None:
         """Let everything go."""
 
@@ -45,7 +49,7 @@ class InProcessServer:
 
     def __init__(self, experiment: Experiment, state_dir: Path) -> None:
         ledger = LedgerFile(state_dir / "ledger.jsonl", "process")
-        self._server = Server(open_federation(experiment, InProcessCohort, state_dir, ledgers=ledger))
+        self._server = Server(open_federation(experiment, cohort_here(experiment), state_dir, ledgers=ledger))
 
     def advance(self) -> RoundRecord | None:
         return self._server.advance()
@@ -55,6 +59,9 @@ class InProcessServer:
 
     def is_exhausted(self) -> bool:
         return self._server.is_exhausted
+
+    def notes(self) -> Sequence[str]:
+        return self._server.federation.cohort.notes
 
     def close(self) -> None:
         """Nothing to let go."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fedray.errors import UpdateRefused
-from fedray.values import Absent, Sealed, Spent
+from fedray.values import Absent, Cover, Spent
 
 WorstSpent = Callable[[str, int, int], Spent]
 """(owner, rounds so far, rounds that it was asked in): the most that it can have spent."""
@@ -32,7 +32,7 @@ class Spending:
     lost: frozenset[str] = frozenset()
     exhausted: frozenset[str] = frozenset()
 
-    def after(self, reached: Sequence[str], answers: Sequence[Sealed | Absent]) -> Spending:
+    def after(self, reached: Sequence[str], answers: Sequence[Cover | Absent]) -> Spending:
         """The books after a round in which these owners were asked and these answers came."""
         exhausted = {one.owner for one in answers if isinstance(one, Absent) and one.outcome == "exhausted"}
         said = {answer.owner: answer.spent for answer in answers if answer.spent is not None}
@@ -60,7 +60,7 @@ def _most(spent: Spent, before: Spent | None) -> Spent:
     return spent if before is None or spent.epsilon >= before.epsilon else before
 
 
-def require_account(answer: Sealed, before: Spent | None) -> None:
+def require_account(answer: Cover, before: Spent | None) -> None:
     """Refuse an update of an owner whose privacy account has forgotten what it said before.
 
     Raises:

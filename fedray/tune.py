@@ -22,11 +22,11 @@ from ray import tune
 from ray.tune import Checkpoint
 
 from fedray import data
-from fedray.actors.resources import owner_cpus, owner_demand, require
+from fedray.actors.resources import owner_cpus, owner_demand, pool_demands, require
 from fedray.actors.session import ray_cohort, ray_key_holder, ray_session
 from fedray.build import check, open_federation
 from fedray.config import Experiment, Placement
-from fedray.config.experiment import Asha, Search
+from fedray.config.experiment import Asha, Pooled, Search
 from fedray.config.experiment import RandomStopping as RandomDraws
 from fedray.config.learning import EveryOwner
 from fedray.config.loading import Raw, as_raw, override, plain, read_yaml
@@ -129,7 +129,7 @@ def compare(
         stack.enter_context(ray_session(address))
         for point in experiments:
             names = data.owner_names(point.data)
-            require(point, names, owner_cpus(point, len(names), _OWNERS_CPUS))
+            require(point, names, _OWNERS_CPUS)
         tuner = _restored(target, found) if resume else _tuner(target, found, experiments[0])
         if not resume:
             (target / _SPACE).write_text(yaml.safe_dump(plain(_described(found)), sort_keys=False))
@@ -236,11 +236,13 @@ def _plain(value: Any) -> Any:
 
 
 def _bundles(config: dict[str, Any], *, space: Space) -> tune.PlacementGroupFactory:
-    """The trial's server and each of its owners, every one with its node's labels and resources."""
+    """The trial's server and each of its owners, every one with its node's labels and resources, or its pools."""
     experiment = space.at({key: _plain(value) for key, value in config.items()})
+    server = {"CPU": experiment.resources.server_cpus or _SERVER_CPUS}
+    if isinstance(experiment.simulation, Pooled):
+        return tune.PlacementGroupFactory([server, *pool_demands(experiment.simulation, _OWNERS_CPUS)])
     names = data.owner_names(experiment.data)
     share = owner_cpus(experiment, len(names), _OWNERS_CPUS)
-    server = {"CPU": experiment.resources.server_cpus or _SERVER_CPUS}
     owners = [owner_demand(experiment, name, share) for name in names]
     labels = [dict(experiment.placement.get(name, Placement()).labels) for name in names]
     if any(labels):

@@ -6,8 +6,9 @@ This file owns the shapes of the messages. It must not import torch, ray or any 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -70,13 +71,43 @@ class OwnerInfo:
         name: the owner's name.
         n_train: number of training rows; public, it weighs the owner's update.
         n_holdout: number of held-out rows.
-        identity: public Ed25519 key, 32 bytes, with which it signs what protocols ask of it; empty where none do.
     """
 
     name: str
     n_train: int
     n_holdout: int
-    identity: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Population:
+    """All owners of a federation, by column: a million of them are two arrays, and names that need not be stored.
+
+    Attributes:
+        names: ascending.
+        n_train: training rows of each, int64 of shape ``(n_owners,)``.
+        n_holdout: held-out rows of each, int64 of shape ``(n_owners,)``.
+    """
+
+    names: Sequence[str]
+    n_train: NDArray[np.int64]
+    n_holdout: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(cls, infos: Iterable[OwnerInfo]) -> Population:
+        """The population that these owners make up."""
+        found = sorted(infos, key=lambda info: info.name)
+        return cls(
+            tuple(info.name for info in found),
+            np.array([info.n_train for info in found], dtype=np.int64),
+            np.array([info.n_holdout for info in found], dtype=np.int64),
+        )
+
+    def n_train_of(self, owner: str) -> int:
+        """Training rows of one owner."""
+        return int(self.n_train[bisect_left(self.names, owner)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +215,12 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
-    """The first thing that leaves an owner: its update under the run's protection, and what the server may know of it.
+class Cover:
+    """What is written on the outside of a sealed update: all that the server may know of it.
 
     Attributes:
         owner: the owner's name.
         round: the round it belongs to.
-        payload: what the protection's sealer made of update and weight.
         terms: digest of what the owner was asked and given; see ``Assignment.terms``.
         proof: the owner's signed word on this payload, for protections that ask for it.
         n_steps: optimizer steps taken.
@@ -201,13 +231,41 @@ class Sealed:
 
     owner: str
     round: int
-    payload: Payload
     n_steps: int
     is_complete: bool
     seconds: float
     spent: Spent | None
     terms: bytes = b""
     proof: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed(Cover):
+    """The first thing that leaves an owner: its update under the run's protection, with its cover.
+
+    Attributes:
+        payload: what the protection's sealer made of update and weight.
+    """
+
+    payload: Payload
+
+    @property
+    def cover(self) -> Cover:
+        """What is left without the payload."""
+        return Cover(**{part.name: getattr(self, part.name) for part in fields(Cover)})
+
+
+@dataclass(frozen=True, slots=True)
+class Subtotal:
+    """The sum of several owners' sealed updates, taken in the process that they share.
+
+    Attributes:
+        payload: the sum, in the ring that the protection adds in.
+        covers: one of each owner whose update is in it.
+    """
+
+    payload: Payload
+    covers: tuple[Cover, ...]
 
 
 AbsentOutcome = Literal["absent", "dropped", "rejected", "refused", "exhausted", "failed"]
@@ -317,7 +375,8 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class OwnerRecord:
-    """One owner's line in a round's record.
+    """One owner's line in a round's record: of every owner that was asked or evaluated, and under differential privacy
+    of all others too.
 
     ``charges`` are all that its epsilon covers, since the run began, in the JSON of a ledger.
     """
@@ -340,6 +399,7 @@ class RoundRecord:
 
     Attributes:
         round: number of the round, from 1.
+        n_owners: owners of the federation.
         cohort: names of the owners that were asked.
         n_updates: updates that entered the sum.
         n_rejected: updates refused as non-finite or misshapen.
@@ -353,11 +413,14 @@ class RoundRecord:
         bytes_up: sealed updates and protocol messages received.
         bytes_down: model, one copy an owner, and protocol messages sent.
         seconds: wall time by phase: prepare, train, combine, open, step, evaluate, and the round's total.
-        owners: a line an owner.
+        at_once: owners that a process trained as one batched computation; 1 where it trained one after the other.
+        work: seconds of all processes of owners together, by what they did; see ``Cohort.work``.
+        owners: lines of owners.
         parameters_sha256: digest of the model after the round.
     """
 
     round: int
+    n_owners: int
     cohort: tuple[str, ...]
     n_updates: int
     n_rejected: int
@@ -371,6 +434,8 @@ class RoundRecord:
     bytes_up: int
     bytes_down: int
     seconds: Mapping[str, float]
+    at_once: int
+    work: Mapping[str, float]
     owners: tuple[OwnerRecord, ...]
     parameters_sha256: str
 

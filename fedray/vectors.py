@@ -38,6 +38,7 @@ class Layout:
         self._sizes = [tensor.numel() for tensor in tensors]
         self.n_parameters = sum(tensor.numel() for tensor in parameters)
         self.n_values = sum(self._sizes)
+        self._staged = torch.empty(self.n_values)
 
     @property
     def is_trained(self) -> NDArray[np.bool_]:
@@ -53,10 +54,27 @@ class Layout:
 
     @torch.no_grad()
     def write(self, vector: Vector) -> None:
-        """Set the module's values from a vector of shape ``(n_values,)``, which may be read-only."""
-        pieces = torch.from_numpy(np.array(vector)).split(self._sizes)
-        for tensor, piece in zip(self._tensors(), pieces, strict=True):
+        """Set the module's values from a vector of shape ``(n_values,)``, which may be read-only.
+
+        Raises:
+            ModelError: the vector has another length.
+        """
+        if vector.shape != (self.n_values,):
+            raise ModelError(
+                f"a vector of shape {vector.shape}", f"({self.n_values},), the model's values", "take the model's own"
+            )
+        self._staged.numpy()[...] = vector
+        for tensor, piece in zip(self._tensors(), self._staged.split(self._sizes), strict=True):
             tensor.copy_(piece.view(tensor.shape))
+
+    def stacked(self, values: Tensor) -> dict[str, Tensor]:
+        """Views of the trained parameters in ``values``, of shape ``(k, n_values)``: names to ``(k, *shape)``."""
+        pieces = values[:, : self.n_parameters].split([one.numel() for one in self._module.parameters()], dim=1)
+        return {
+            name: piece.view(len(values), *parameter.shape)
+            for (name, parameter), piece in zip(self._module.named_parameters(), pieces, strict=True)
+            if parameter.requires_grad
+        }
 
     def _tensors(self) -> list[Tensor]:
         buffers = [buffer for buffer in self._module.buffers() if buffer.is_floating_point()]

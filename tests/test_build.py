@@ -15,13 +15,14 @@ from toys import TABLE, Meddling, assignment, examples, plan, shard
 from fedray.build import check, make_strategy, make_task, open_federation, open_owner
 from fedray.config import validated
 from fedray.errors import ConfigError, DataError, ModelError
-from fedray.owners import InProcessCohort
+from fedray.owners import Owner
+from fedray.pools import InProcessCohort
 from fedray.privacy.ledger import Ledger
 from fedray.privacy.ledger_file import LedgerFile, ledger_path
 from fedray.privacy.plain_mean import PlainMean
 from fedray.protection.identity import Identity, key_file
-from fedray.protection.masked.messages import Invite
-from fedray.protection.wire import encode
+from fedray.protection.masked.messages import Invite, Keys
+from fedray.protection.wire import decode, encode
 from fedray.rounds import federate
 from fedray.strategies import FedAvg, FedProx
 from fedray.tasks.descent import ShuffledDescent
@@ -132,15 +133,15 @@ def test_a_cohort_larger_than_a_folder_of_owners_is_found_by_the_check(tmp_path:
 def test_a_federation_has_every_owner_and_the_servers_test_set(tmp_path: Path) -> None:
     raw = {**SMALL, "data": {**SMALL["data"], "central_test": 0.25}}
     federation = open_federation(validated(raw), InProcessCohort, tmp_path)
-    assert [info.name for info in federation.cohort.owners] == ["owner-00", "owner-01", "owner-02"]
+    population = federation.cohort.population
+    assert list(population.names) == ["owner-00", "owner-01", "owner-02"]
     assert federation.central_test is not None
-    n_rows = sum(info.n_train + info.n_holdout for info in federation.cohort.owners)
-    assert n_rows + len(federation.central_test) == 1797
+    assert population.n_train.sum() + population.n_holdout.sum() + len(federation.central_test) == 1797
     assert federation.task.n_parameters == 650
     assert federation.weight_bound == 512
     assert isinstance(federation.mechanism, PlainMean)
     assert (federation.cohort_seed, federation.evaluates_owners, federation.worst_spent) == (0, True, None)
-    assert max(info.n_train for info in federation.cohort.owners) <= 512
+    assert population.n_train.max() <= 512
 
 
 # Protection ---------------------------------------------------------------------------------------------------------
@@ -205,15 +206,17 @@ def test_owners_keep_what_their_protection_needs_and_no_more(protection: str, tm
 
 def test_an_owner_that_is_opened_again_keeps_its_identity(tmp_path: Path) -> None:
     experiment = validated(SMALL)
-    opened = open_owner(experiment, "owner-00", 1, tmp_path / "state", RUN)
-    assert isinstance(opened.answer(1, encode(Invite(bytes(16), 1))), bytes)
-    again = open_owner(experiment, "owner-00", 1, tmp_path / "state", RUN)
-    first, second = (one.join().identity for one in (opened, again))
-    assert first == second
+    first = _identity(open_owner(experiment, "owner-00", 1, tmp_path / "state", RUN))
+    assert _identity(open_owner(experiment, "owner-00", 1, tmp_path / "state", RUN)) == first
     assert len(first) == 32
-    assert open_owner(experiment, "owner-01", 1, tmp_path / "other", RUN).join().identity != first
-    plain = validated({**SMALL, "protection": "plain"})
-    assert open_owner(plain, "owner-00", 1, tmp_path / "state", RUN).join().identity == b""
+    assert _identity(open_owner(experiment, "owner-01", 1, tmp_path / "other", RUN)) != first
+
+
+def _identity(owner: Owner) -> bytes:
+    """The public key that an owner answers an invitation with."""
+    answer = owner.answer(1, encode(Invite(bytes(16), 1)))
+    assert isinstance(answer, bytes)
+    return decode(answer, Keys).identity
 
 
 def test_masks_and_none_give_the_same_bits_in_every_round(tmp_path: Path) -> None:
@@ -253,8 +256,10 @@ def enrolled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enrolled:
 
 @pytest.mark.parametrize("server", ["honest", "may_lie"])
 def test_owners_sign_with_the_keys_that_were_enrolled(enrolled: Enrolled, server: str, tmp_path: Path) -> None:
-    federation = open_federation(enrolled.experiment(server=server), InProcessCohort, tmp_path / "owners")
-    assert {info.name: info.identity.hex() for info in federation.cohort.owners} == enrolled.public
+    experiment = enrolled.experiment(server=server)
+    found = {name: open_owner(experiment, name, 1, tmp_path / "asked" / name, RUN) for name in enrolled.public}
+    assert {name: _identity(owner).hex() for name, owner in found.items()} == enrolled.public
+    federation = open_federation(experiment, InProcessCohort, tmp_path / "owners")
     records = [record for _, record in federate(federation)]
     assert [(r.n_updates, r.sum.outcome, r.sum.identities) for r in records] == [(3, "opened", "enrolled")] * 2
     assert not list((tmp_path / "owners").rglob("*.pem"))

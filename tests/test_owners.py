@@ -10,7 +10,8 @@ import pytest
 from toys import Talkative, assignment, openers, plan, shard, torch_task
 
 from fedray.errors import BudgetExhausted, ProtocolError
-from fedray.owners import InProcessCohort, Owner
+from fedray.owners import Owner
+from fedray.pools import InProcessCohort
 from fedray.protection.fixed_point import FixedPoint
 from fedray.protection.plain import PlainSealer
 from fedray.protocols import Sealer
@@ -91,10 +92,9 @@ def test_a_round_that_was_not_prepared_is_refused_and_what_it_cost_is_said() -> 
     assert answer.reason == "round 6 that this owner has not joined; expected one that it has"
 
 
-def test_an_owner_joins_with_its_rows_and_the_public_key_of_its_sealer() -> None:
+def test_an_owner_joins_with_its_rows() -> None:
     info = _owner(Scripted(GOOD), sealer=Talkative("a")).join()
-    assert (info.name, info.n_train, info.n_holdout, info.identity) == ("a", 12, 5, b"i" * 32)
-    assert _owner(Scripted(GOOD)).join().identity == b""
+    assert (info.name, info.n_train, info.n_holdout) == ("a", 12, 5)
 
 
 def test_what_the_sealer_signed_leaves_with_the_update() -> None:
@@ -292,4 +292,4 @@ def test_an_owner_without_a_budget_for_figures_is_left_out_of_the_evaluation() -
         return Owner(name, shard(), Measured(GOOD, []), PlainSealer(FIXED_POINT, 0), 0, noisy=noisy)
 
     cohort = InProcessCohort({"a": lambda: owner("a", spent), "b": lambda: owner("b", None)})
-    assert [name for name, _ in cohort.evaluate(VECTOR, "holdout")] == ["b"]
+    assert [name for name, _ in cohort.evaluate(VECTOR, "holdout", ["a", "b"])] == ["b"]

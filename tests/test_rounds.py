@@ -140,8 +140,9 @@ def test_evaluation_comes_every_so_many_rounds_and_after_the_last() -> None:
 
 
 def test_a_tally_over_nobody_has_no_means() -> None:
-    assert merged([]).means == {}
-    assert merged([Tally({"loss": 3.0}, 2), Tally({"loss": 0.0}, 0), Tally({"loss": 1.0}, 2)]).means == {"loss": 1.0}
+    assert merged({}).means == {}
+    tallies = {"a": Tally({"loss": 3.0}, 2), "b": Tally({"loss": 0.0}, 0), "c": Tally({"loss": 1.0}, 2)}
+    assert merged(tallies).means == {"loss": 1.0}
 
 
 # FedProx and FedAvg -------------------------------------------------------------------------------------------------

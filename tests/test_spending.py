@@ -23,7 +23,7 @@ def spent(epsilon: float) -> Spent:
 
 def sealed(owner: str, epsilon: float | None) -> Sealed:
     word = None if epsilon is None else spent(epsilon)
-    return Sealed(owner, 1, np.zeros(3, np.uint32), n_steps=1, is_complete=True, seconds=0.0, spent=word)
+    return Sealed(owner, 1, payload=np.zeros(3, np.uint32), n_steps=1, is_complete=True, seconds=0.0, spent=word)
 
 
 def absent(owner: str, epsilon: float | None = None, outcome: AbsentOutcome = "absent") -> Absent:

@@ -20,7 +20,7 @@ from toys import MASKED, MODELS, federation, shard, torch_task
 from fedray.build import open_federation
 from fedray.config import Experiment
 from fedray.errors import RecordsError
-from fedray.owners import InProcessCohort
+from fedray.pools import InProcessCohort
 from fedray.rounds import ServerState, federate
 from fedray.spending import Spending
 from fedray.states import load_state, save_state

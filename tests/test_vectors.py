@@ -118,5 +118,6 @@ def test_a_module_without_parameters_is_refused() -> None:
 
 
 def test_a_vector_of_another_length_is_refused() -> None:
-    with pytest.raises(RuntimeError):
-        Layout(nn.Linear(2, 2)).write(np.zeros(7, dtype=np.float32))
+    for length in (1, 5, 7):
+        with pytest.raises(ModelError, match=rf"\({length},\)"):
+            Layout(nn.Linear(2, 2)).write(np.zeros(length, dtype=np.float32))

@@ -19,7 +19,8 @@ from torch import nn
 from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.errors import ProtocolError
-from fedray.owners import InProcessCohort, Owner
+from fedray.owners import Owner
+from fedray.pools import InProcessCohort
 from fedray.privacy.plain_mean import PlainMean
 from fedray.protection.encoding import Encoding
 from fedray.protection.fixed_point import FixedPoint, power_of_two_from
@@ -40,9 +41,9 @@ from fedray.values import (
     Absent,
     Assignment,
     Examples,
-    OwnerInfo,
     Part,
     Payload,
+    Population,
     RoundPlan,
     Schema,
     Sealed,
@@ -232,9 +233,15 @@ class Meddling:
         self._cohort = cohort
         self._meddle = meddle
 
+    at_once = 1
+    notes = ()
+
     @property
-    def owners(self) -> Sequence[OwnerInfo]:
-        return self._cohort.owners
+    def population(self) -> Population:
+        return self._cohort.population
+
+    def work(self) -> Mapping[str, float]:
+        return self._cohort.work()
 
     def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
         return self._meddle(list(self._cohort.train(vector, assignments)))
@@ -242,8 +249,8 @@ class Meddling:
     def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
         return self._cohort.ask(round, messages)
 
-    def evaluate(self, vector: Vector, part: Part) -> Iterator[tuple[str, Tally]]:
-        return self._cohort.evaluate(vector, part)
+    def evaluate(self, vector: Vector, part: Part, owners: Sequence[str]) -> Iterator[tuple[str, Tally]]:
+        return self._cohort.evaluate(vector, part, owners)
 
     def close(self) -> None:
         self._cohort.close()
@@ -255,8 +262,6 @@ class Talkative:
     Args:
         heard: made when it is asked.
     """
-
-    identity = b"i" * 32
 
     def __init__(self, owner: str, heard: Path | None = None) -> None:
         self._owner = owner

@@ -21,17 +21,18 @@ from numpy.typing import NDArray
 
 from fedray.auditing.canaries import LOUDNESS, N_ORDINARY_FEATURES, canary_features, canary_loss, canary_module, toss
 from fedray.auditing.result import AuditResult, judge
-from fedray.build import OpensOwner, check, open_federation
+from fedray.build import check, open_federation
 from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.config.data import Tables
 from fedray.config.experiment import Evaluation
 from fedray.data import write_shards
 from fedray.errors import ConfigError
-from fedray.owners import InProcessCohort
+from fedray.open_owners import OpensOwner
+from fedray.pools import InProcessCohort
 from fedray.protection.fixed_point import FixedPoint
 from fedray.rounds import federate
-from fedray.values import Absent, Assignment, Sealed, Vector
+from fedray.values import Absent, Assignment, Sealed, Subtotal, Vector
 
 MOST_FEATURES = 500
 """Canaries of one owner at most: its per-example gradients take the square of it."""
@@ -146,8 +147,8 @@ class _Listening(InProcessCohort):
         super().__init__(openers)
         self.heard: dict[str, NDArray[np.float64]] = {}
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
-        fixed_point = FixedPoint(len(vector), len(self.owners), _PLAIN.clip, _PLAIN.precision)
+    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Subtotal | Absent]:
+        fixed_point = FixedPoint(len(vector), len(self.population), _PLAIN.clip, _PLAIN.precision)
         for answer in super().train(vector, assignments):
             if isinstance(answer, Sealed):
                 update = fixed_point.decode(fixed_point.signed(answer.payload), weight_bound=1).mean

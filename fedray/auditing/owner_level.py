@@ -26,7 +26,7 @@ from fedray.config.data import Tables
 from fedray.config.experiment import Evaluation
 from fedray.data import write_shards
 from fedray.errors import ConfigError
-from fedray.owners import InProcessCohort
+from fedray.pools import InProcessCohort
 from fedray.rounds import federate, initial_state
 from fedray.values import Vector
 

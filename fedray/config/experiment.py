@@ -45,6 +45,8 @@ class Evaluation(Section):
 
     every: PositiveInt = 1
     """Evaluate after every so many rounds, and after the last."""
+    owners: PositiveInt | None = None
+    """At most so many owners each time, drawn anew; all of them when left out."""
     train: bool = False
     """Also on owners' training rows (refused under DP: those figures would be released without noise)."""
     noise_multiplier: PositiveFloat | None = None
@@ -79,6 +81,28 @@ class Resources(Section):
     """How long all actors may take to start."""
     answer_timeout_s: PositiveFloat = 60.0
     """How long an owner may take to answer a message of a protection's protocol."""
+
+
+class OwnActors(Section):
+    """No simulation: every owner is a Ray actor of its own, which may be pinned to its node."""
+
+    name: Literal["none"] = "none"
+
+
+class Pooled(Section):
+    """Simulated owners share processes: a thousand of them fit a laptop, and a million a cluster."""
+
+    name: Literal["pooled"] = "pooled"
+    pools: PositiveInt | Literal["auto"] = "auto"
+    """Processes that owners share; ``auto``: as many as there are CPUs, or shares of GPUs."""
+    pool_gpus: NonNegativeFloat = 0.0
+    """GPUs a process; may be a share of one."""
+    at_once: PositiveInt | Literal["auto"] = "auto"
+    """Owners trained as one batched computation. ``auto`` measures once a machine and model; a run is repeated bit by
+    bit by the number on record; 1 gives the same bits as ``simulation: none``."""
+
+
+Simulation = Annotated[OwnActors | Pooled, Field(discriminator="name"), BY_NAME]
 
 
 class NoStopping(Section):
@@ -201,6 +225,8 @@ class Experiment(Section):
     """When and on what to evaluate."""
     resources: Resources = Resources()
     """What Ray reserves for each actor."""
+    simulation: Simulation = OwnActors()
+    """Whether owners are simulated, many to a process."""
     placement: dict[str, Placement] = {}
     """Owner's name to the place where its actor must run."""
     search: Search = Search()
@@ -232,6 +258,8 @@ class Experiment(Section):
 
     def gpus_of(self, owner: str) -> float:
         """GPUs, or the share of one, that an owner computes on."""
+        if isinstance(self.simulation, Pooled):
+            return self.simulation.pool_gpus
         placed = self.placement.get(owner, Placement()).gpus
         return self.resources.owner_gpus if placed is None else placed
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from fedray.errors import ProtocolError, RoundAbandoned, UpdateRefused
 from fedray.protection.encoding import Encoding
+from fedray.protection.subtotals import require_owners
 from fedray.protocols import Ask
-from fedray.values import Assignment, Payload, Sealed, SumRecord, Total, Update
+from fedray.values import Assignment, Payload, Sealed, Subtotal, SumRecord, Total, Update
 
 
 class PlainSealer:
@@ -19,8 +20,6 @@ class PlainSealer:
         encoding: how updates become integers.
         seed: the experiment's seed, for stochastic rounding.
     """
-
-    identity = b""
 
     def __init__(self, encoding: Encoding, seed: int) -> None:
         self._encoding = encoding
@@ -38,6 +37,7 @@ class PlainCombiner:
 
     def __init__(self, encoding: Encoding, weight_bound: int, owners: Sequence[str]) -> None:
         self.owners = sorted(owners)
+        self._may_add = frozenset(owners)
         self.lost: Mapping[str, str] = {}
         self._added: set[str] = set()
         self._encoding = encoding
@@ -55,13 +55,28 @@ class PlainCombiner:
         Raises:
             UpdateRefused: it cannot be a sealer's, or is of an owner that may not add to this sum.
         """
-        if sealed.owner not in self.owners or sealed.owner in self._added:
+        if sealed.owner not in self._may_add or sealed.owner in self._added:
             raise UpdateRefused(f"an update of {sealed.owner}", "one of each owner that was asked", "check the owner")
-        if self.n_added >= self._encoding.n_owners:
-            raise UpdateRefused("one update more than a sum holds", str(self._encoding.n_owners), "check the cohort")
+        self._require_room(1)
         self._encoding.check_readable(sealed.payload)
         self._sum += sealed.payload
         self._added.add(sealed.owner)
+
+    def add_subtotal(self, subtotal: Subtotal) -> None:
+        """Take the sum of several owners' updates into the sum.
+
+        Raises:
+            UpdateRefused: it is no vector of this ring, or has an owner that may not add to this sum.
+        """
+        require_owners(subtotal, self._may_add, self._added)
+        self._require_room(len(subtotal.covers))
+        self._encoding.check(subtotal.payload)
+        self._sum += subtotal.payload
+        self._added.update(cover.owner for cover in subtotal.covers)
+
+    def _require_room(self, n_more: int) -> None:
+        if self.n_added + n_more > self._encoding.n_owners:
+            raise UpdateRefused("more updates than a sum holds", str(self._encoding.n_owners), "check the cohort")
 
     @property
     def n_added(self) -> int:

@@ -106,9 +106,11 @@ def _alone(run: RunRecords, unit: Unit) -> Spent:
 
 def _charges(run: RunRecords, unit: Unit) -> Charges | None:
     """What each owner was charged; None where records do not say. A run that was cut off may have begun a round."""
-    lines = [line for record in run.rounds[-1:] for line in record.owners]
-    found = {line.name: decoded(line.charges) for line in lines}
-    if not lines or any(line.epsilon is None or not math.isfinite(line.epsilon) for line in lines):
+    last = run.rounds[-1] if run.rounds else None
+    if last is None or len(last.owners) < last.n_owners:
+        return None
+    found = {line.name: decoded(line.charges) for line in last.owners}
+    if any(line.epsilon is None or not math.isfinite(line.epsilon) for line in last.owners):
         return None
     if run.status not in ("complete", "exhausted") and not is_correlated(run.experiment):
         further = _one_more_round(run)

@@ -124,7 +124,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         values = dict.fromkeys(str(_lookup(run.experiment, keys)) for run in comparison.runs)
         return next(iter(values)) if len(values) == 1 else "varies"
 
-    owners = {len(record.owners) for run in comparison.runs for record in run.rounds}
+    owners = {record.n_owners for run in comparison.runs for record in run.rounds}
     return [
         ("Data", shared("data", "name")),
         ("Owners", f"{max(owners):,}" if owners else numbers.NONE),

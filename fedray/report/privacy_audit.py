@@ -127,7 +127,7 @@ def _enough_noise(run: RunRecords) -> Claim:
 
 def _fewest(run: RunRecords) -> int:
     section: dict[str, Any] = run.experiment["protection"]
-    n_owners = max((len(record.owners) for record in run.rounds), default=0)
+    n_owners = max((record.n_owners for record in run.rounds), default=0)
     asked = int(run.experiment["cohort"].get("size") or n_owners)
     return max(int(section["min_owners"]), asked - math.floor(float(section["dropouts"]) * asked))
 
@@ -138,7 +138,7 @@ def _apart(run: RunRecords) -> Claim:
     for record in run.rounds:
         for name in _took_part(record):
             rounds_of.setdefault(name, []).append(record.round)
-    n_owners = max((len(record.owners) for record in run.rounds), default=0)
+    n_owners = max((record.n_owners for record in run.rounds), default=0)
     needed = max(1, n_owners // int(run.experiment["cohort"]["size"]))
     closest = min((b - a for taken in rounds_of.values() for a, b in pairwise(taken)), default=None)
     return Claim(

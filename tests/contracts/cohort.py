@@ -42,8 +42,9 @@ class CohortContract:
         return {name: opened() for name, opened in openers(torch_task, SHARDS).items()}
 
     def test_owners_are_listed_by_name_with_their_rows(self, cohort: Cohort) -> None:
-        found = [(info.name, info.n_train, info.n_holdout) for info in cohort.owners]
-        assert found == [("a", 12, 5), ("b", 9, 4), ("c", 5, 0)]
+        found = cohort.population
+        assert list(found.names) == ["a", "b", "c"]
+        assert (found.n_train.tolist(), found.n_holdout.tolist()) == ([12, 9, 5], [5, 4, 0])
 
     def test_everyone_asked_answers_once_with_the_bits_of_that_owner(
         self, cohort: Cohort, alone: Mapping[str, Owner]
@@ -87,15 +88,15 @@ class CohortContract:
 
     @pytest.mark.parametrize("part", ["train", "holdout"])
     def test_everyone_is_evaluated_on_its_own_rows(self, cohort: Cohort, alone: Mapping[str, Owner], part: str) -> None:
-        found = dict(cohort.evaluate(VECTOR, part))
+        found = dict(cohort.evaluate(VECTOR, part, cohort.population.names))
         assert found == {name: owner.evaluate(VECTOR, part) for name, owner in alone.items()}
 
     def test_no_answer_holds_a_row(self, cohort: Cohort) -> None:
         answers = pickle.dumps(
             [
                 list(cohort.train(VECTOR, [assignment(plan(), name) for name in SHARDS])),
-                dict(cohort.evaluate(VECTOR, "train")),
-                list(cohort.owners),
+                dict(cohort.evaluate(VECTOR, "train", list(SHARDS))),
+                cohort.population,
             ]
         )
         for held in SHARDS.values():
@@ -119,9 +120,12 @@ class CohortContract:
         assert answers["b"] == b"b: hello"
         cohort.close()
 
-    def test_owners_tell_the_server_their_identity_and_what_they_signed(self, opens_cohort: OpensCohort) -> None:
+    def test_only_owners_that_are_named_are_evaluated(self, cohort: Cohort, alone: Mapping[str, Owner]) -> None:
+        assert dict(cohort.evaluate(VECTOR, "train", ["b"])) == {"b": alone["b"].evaluate(VECTOR, "train")}
+        assert dict(cohort.evaluate(VECTOR, "train", [])) == {}
+
+    def test_owners_tell_the_server_what_they_signed(self, opens_cohort: OpensCohort) -> None:
         cohort = opens_cohort({"a": partial(_talkative, "a")})
-        assert [info.identity for info in cohort.owners] == [b"i" * 32]
         (answer,) = cohort.train(VECTOR, [assignment(plan(), "a")])
         assert isinstance(answer, Sealed)
         assert answer.proof == b"signed"

@@ -74,7 +74,7 @@ class Harness:
             assignment(plan(round=round), owner, weight_bound=weight_bound), briefing=combiner.briefing(owner)
         )
         payload, proof = self.sealers[owner].seal(update, asked, TERMS)
-        return Sealed(owner, round, payload, update.n_steps, True, 0.1, None, terms=TERMS, proof=proof)
+        return Sealed(owner, round, update.n_steps, True, 0.1, None, TERMS, proof, payload=payload)
 
     def total(self, updates: Mapping[str, Update], round: int = 1, weight_bound: int = 2**17) -> Total:
         """The opened sum of one whole round."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from contracts.cohort import CohortContract, OpensCohort
 
-from fedray.owners import InProcessCohort
+from fedray.pools import InProcessCohort
 
 
 class TestInProcessCohort(CohortContract):

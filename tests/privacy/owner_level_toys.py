@@ -11,7 +11,7 @@ import numpy as np
 from fedray import data
 from fedray.build import open_federation
 from fedray.config import Experiment
-from fedray.owners import InProcessCohort
+from fedray.pools import InProcessCohort
 from fedray.privacy.ledger import Ledger
 from fedray.privacy.ledger_file import LedgerFile
 from fedray.rounds import Federation

@@ -9,7 +9,8 @@ import pytest
 
 from fedray.build import open_federation
 from fedray.config import Experiment
-from fedray.owners import InProcessCohort, Owner
+from fedray.owners import Owner
+from fedray.pools import InProcessCohort
 from fedray.privacy.ledger import Ledger
 from fedray.privacy.ledger_file import LedgerFile
 from fedray.rounds import federate

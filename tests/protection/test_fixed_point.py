@@ -301,7 +301,7 @@ def _total(
 
 
 def _sealed(payload: Any, owner: str = "a") -> Sealed:
-    return Sealed(owner, 1, payload, 1, True, 0.0, None)
+    return Sealed(owner, 1, 1, True, 0.0, None, payload=payload)
 
 
 # Rounding -----------------------------------------------------------------------------------------------------------

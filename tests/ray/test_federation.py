@@ -24,7 +24,8 @@ from fedray.actors.cohort import RayCohort
 from fedray.actors.session import RayServer
 from fedray.config import Experiment, replaced
 from fedray.errors import DataError, ResourcesError, RunError
-from fedray.owners import InProcessCohort, Owner
+from fedray.owners import Owner
+from fedray.pools import InProcessCohort
 from fedray.protection.fixed_point import FixedPoint
 from fedray.protection.plain import PlainSealer
 from fedray.rounds import federate
@@ -445,7 +446,7 @@ def test_an_owner_answers_only_what_it_was_asked(tmp_path: Path, ray_dir: Path) 
         def train(self, vector: Vector, assignment: Assignment) -> Sealed | Absent:
             answer = super().train(vector, assignment)
             assert isinstance(answer, Sealed)
-            return Sealed("bob", 99, answer.payload, 1, True, 0.0, None)
+            return Sealed("bob", 99, 1, True, 0.0, None, payload=answer.payload)
 
     experiment = table_experiment(tmp_path / "data")
     shard = data.open_shard(experiment.data, "ann")

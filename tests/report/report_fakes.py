@@ -80,6 +80,7 @@ def fake_round(
     }
     return RoundRecord(
         round=number,
+        n_owners=len(lines),
         cohort=tuple(owners),
         n_updates=len(owners),
         n_rejected=0,
@@ -93,6 +94,8 @@ def fake_round(
         bytes_up=len(owners) * 4810 * 4,
         bytes_down=len(owners) * 4810 * 4,
         seconds=seconds,
+        at_once=1,
+        work={},
         owners=tuple(lines),
         parameters_sha256=hashlib.sha256(f"{number}/{seed}".encode()).hexdigest(),
     )

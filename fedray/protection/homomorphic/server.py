@@ -39,7 +39,7 @@ from fedray.protection.homomorphic.words import Packing
 from fedray.protection.identity import Trust
 from fedray.protection.line import Lost
 from fedray.protocols import Ask, KeyHolder
-from fedray.values import Payload, Sealed, SumOutcome, SumRecord, Total
+from fedray.values import Payload, Sealed, Subtotal, SumOutcome, SumRecord, Total
 
 KEY_BITS = 128
 """Entropy of the weakest secret: lattice parameters have 128 bits of security or more, X25519 and Ed25519 have 128."""
@@ -130,6 +130,16 @@ class HomomorphicCombiner:
             key_id=self._place.key_id.hex(),
             bytes_up=self._line.bytes_up,
             bytes_down=self._line.bytes_down,
+        )
+
+    def add_subtotal(self, subtotal: Subtotal) -> None:
+        """Never: the key holder asks for every owner's signed word on its own ciphertext.
+
+        Raises:
+            UpdateRefused: always.
+        """
+        raise UpdateRefused(
+            f"a subtotal of {len(subtotal.covers)} owners", "each owner's own update", "see how owners are run"
         )
 
     def _entry(self, sealed: Sealed) -> Contribution:

@@ -37,9 +37,10 @@ from fedray.protection.masked.messages import (
     Shared,
 )
 from fedray.protection.masked.owner import commitment, is_keys_signed
+from fedray.protection.subtotals import require_owners
 from fedray.protection.wire import Message, encode
 from fedray.protocols import Ask
-from fedray.values import Sealed, SumRecord, Total
+from fedray.values import Sealed, Subtotal, SumRecord, Total
 
 MOST_CHOICES = 1000
 """Sets of shares that are tried for one secret."""
@@ -217,6 +218,17 @@ class MaskedCombiner:
         self._encoding.check(sealed.payload)
         self._sum += sealed.payload
         self._alive[sealed.owner] = sealed.terms
+
+    def add_subtotal(self, subtotal: Subtotal) -> None:
+        """Take the sum of several owners' masked updates into the sum.
+
+        Raises:
+            UpdateRefused: of another ring or length, or with an owner that may not add to this sum.
+        """
+        require_owners(subtotal, self.owners, self._alive)
+        self._encoding.check(subtotal.payload)
+        self._sum += subtotal.payload
+        self._alive |= {cover.owner: cover.terms for cover in subtotal.covers}
 
     @property
     def n_added(self) -> int:

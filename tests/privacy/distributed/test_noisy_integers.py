@@ -51,7 +51,7 @@ def _summed(encoding: Encoding, vectors: NDArray[np.float32]) -> Total:
     sealer, combiner = PlainSealer(encoding, 0), PlainCombiner(encoding, 1, names)
     for name, vector in zip(names, vectors, strict=True):
         payload, _ = sealer.seal(_update(vector), _asked(name), b"")
-        combiner.add(Sealed(name, 1, payload, 3, True, 0.0, None))
+        combiner.add(Sealed(name, 1, 3, True, 0.0, None, payload=payload))
     return combiner.open()
 
 

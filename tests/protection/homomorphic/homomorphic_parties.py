@@ -209,7 +209,7 @@ def assignment(owner: str, round: int) -> Assignment:
 
 def sealed_by(sealer: Any, name: str, round: int, update: Update, terms: bytes = TERMS) -> Sealed:
     payload, proof = sealer.seal(update, assignment(name, round), terms)
-    return Sealed(name, round, payload, 1, True, 0.0, None, terms, proof)
+    return Sealed(name, round, 1, True, 0.0, None, terms, proof, payload=payload)
 
 
 def total(parties: Parties, round: int, updates: Mapping[str, Update], protection: Any = None) -> Total:

@@ -74,7 +74,7 @@ def assignment(name: str, number: int, briefing: bytes, weight_bound: int = 1) -
 
 
 def sealed(name: str, number: int, payload: Payload, weight_bound: int = 1) -> Sealed:
-    return Sealed(name, number, payload, 1, True, 0.0, None, terms(number, weight_bound))
+    return Sealed(name, number, 1, True, 0.0, None, terms(number, weight_bound), payload=payload)
 
 
 class Toy:

@@ -1,0 +1,100 @@
+"""The actor that carries a pool of simulated owners.
+
+Like an owner's own actor it gives no row away, and of an exception only its type and place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import ray
+
+from fedray.actors.owner import place_of
+from fedray.errors import DataError, FedrayError
+from fedray.open_owners import OpensOwner
+from fedray.pools import Choice, MakesPools, Pool
+from fedray.values import Absent, Assignment, OwnerInfo, Part, Sealed, Subtotal, Tally, Vector
+
+_PROTOCOL = "protocol"
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """What a pool says when it is done: seconds that the call took there, and what they were spent on."""
+
+    seconds: float
+    work: Mapping[str, float]
+
+
+class PoolActor:
+    """Opens its pool on first use, so that it comes back by itself after a restart.
+
+    Args:
+        makes: makes the pool, here.
+        openers: owner's name to what opens it.
+    """
+
+    def __init__(self, makes: MakesPools, openers: Mapping[str, OpensOwner]) -> None:
+        self._makes = makes
+        self._openers = openers
+        self._opened: Pool | None = None
+        self._at_once = 1
+        self._opening = Lock()
+
+    def choose(self, sizes: Sequence[int]) -> Choice:
+        """How many owners are best trained at once here; ``sizes`` are training rows of some of them."""
+        return self._makes.choose(sizes)
+
+    def use(self, at_once: int) -> None:
+        """Train so many owners at once from now on."""
+        self._at_once = at_once
+        self._pool().trainer = self._makes.trainer(at_once)
+
+    def join(self, names: Sequence[str]) -> list[OwnerInfo]:
+        """Open these owners.
+
+        Raises:
+            FedrayError: a shard or the model is unfit.
+        """
+        try:
+            return self._pool().join(names)
+        except FedrayError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"an owner could not be opened: {place_of(error)}",
+                "a readable shard",
+                "run with --in-process to debug it",
+            ) from None
+
+    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterator[Sealed | Subtotal | Absent | Worked]:
+        """Train one round's owners: what each gives, or their subtotal; last, what was worked."""
+        started = time.perf_counter()
+        yield from self._pool().train(vector, assignments)
+        yield Worked(time.perf_counter() - started, self._pool().take_work())
+
+    @ray.method(concurrency_group=_PROTOCOL)
+    def answer(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
+        """Answer messages of the protection's protocol, in a thread of its own: owners that train answer too."""
+        return self._pool().answer(round, messages)
+
+    def evaluate(self, vector: Vector, part: Part, names: Sequence[str]) -> tuple[dict[str, Tally], Worked]:
+        """Tallies of these owners."""
+        started = time.perf_counter()
+        tallies = dict(self._pool().evaluate(vector, part, names))
+        return tallies, Worked(time.perf_counter() - started, self._pool().take_work())
+
+    def _pool(self) -> Pool:
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._makes.open(self._openers, place_of)
+                self._opened.trainer = self._makes.trainer(self._at_once)
+            return self._opened
+
+
+_in_two_threads: Any = ray.remote(concurrency_groups={_PROTOCOL: 1})  # type: ignore[call-overload]  # not in Ray's stubs
+RemotePool: Any = _in_two_threads(PoolActor)
