@@ -88,6 +88,14 @@ class DataSection(Section):
     """Fewest classes an owner's training rows may hold (classification only)."""
 
 
+def _require_central_scaling(central_test: float, scaling: NoScaling | OwnerScaling | FixedScaling) -> None:
+    if central_test > 0 and isinstance(scaling, OwnerScaling):
+        raise ValueError(
+            "data.central_test is set while data.scaling is 'owner': central rows have no owner to be scaled by; "
+            "give fixed scaling, or leave central_test out"
+        )
+
+
 class Simulated(DataSection):
     """What data sets that are cut up for a simulation share."""
 
@@ -102,11 +110,7 @@ class Simulated(DataSection):
 
     @model_validator(mode="after")
     def _central_rows_have_no_owner(self) -> Self:
-        if self.central_test > 0 and isinstance(self.scaling, OwnerScaling):
-            raise ValueError(
-                "data.central_test is set while data.scaling is 'owner': central rows have no owner to be scaled by; "
-                "give fixed scaling, or leave central_test out"
-            )
+        _require_central_scaling(self.central_test, self.scaling)
         return self
 
 
@@ -142,6 +146,40 @@ class Synthetic(DataSection):
     """Share of each owner's rows kept for evaluation."""
     min_classes: PositiveInt = 1
     """1, since some owners' models give all their rows one class."""
+
+
+class Images(DataSection):
+    """Images made up on demand, for any number of owners: smooth patterns of each class under noise (Hsu et al. 2019).
+
+    Nothing is written to disk, and the sizes of all owners are known without making any.
+    """
+
+    name: Literal["images"] = "images"
+    owners: PositiveInt = 100
+    """Number of owners; a million is fine."""
+    rows: Annotated[int, Field(ge=2)] = 60
+    """Mean number of rows an owner, held-out rows among them; each has 2 at least."""
+    spread: Annotated[float, Field(ge=0, le=2)] = 0.5
+    """Sigma of the log-normal that owners' sizes follow; 0: all alike. The mean stays."""
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 28, 28)
+    """Channels, height and width of an image."""
+    classes: Annotated[int, Field(ge=2)] = 10
+    """Number of classes."""
+    alpha: Alpha | None = 0.3
+    """Label skew: each owner's class shares are a draw from Dirichlet(alpha); null: all classes alike."""
+    noise: Annotated[float, Field(ge=0, le=1000)] = 3.0
+    """How hard it is: deviation of the noise, in deviations of the pattern under it."""
+    holdout: Fraction = 0.2
+    """Share of each owner's rows kept for evaluation."""
+    central_test: Annotated[int, Field(ge=0)] = 0
+    """Number of rows of the server's own test set, all classes alike."""
+    min_classes: PositiveInt = 1
+    """1, since small owners of a skewed draw have few; above 1, sizes are known only once an owner is opened."""
+
+    @model_validator(mode="after")
+    def _central_rows_have_no_owner(self) -> Self:
+        _require_central_scaling(self.central_test, self.scaling)
+        return self
 
 
 class HeartDisease(DataSection):
@@ -180,4 +218,6 @@ class Tables(DataSection):
     """Boolean column that marks held-out rows, instead of a random share."""
 
 
-Data = Annotated[Digits | BreastCancer | Synthetic | HeartDisease | Tables, Field(discriminator="name"), BY_NAME]
+Data = Annotated[
+    Digits | BreastCancer | Synthetic | Images | HeartDisease | Tables, Field(discriminator="name"), BY_NAME
+]

@@ -22,6 +22,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from fedray.data.remembering import remembered
 from fedray.data.rows import Rows
 from fedray.errors import DataError
 
@@ -55,6 +56,7 @@ def missing_file(path: Path) -> DataError:
     )
 
 
+@remembered(256)
 def read_schema(path: Path) -> pa.Schema:
     """Names and types of the columns, without reading rows (of a CSV file, its first block).
 

@@ -70,6 +70,18 @@ _CATALOGUE = (
         source="generated from data.seed",
     ),
     DataSetInfo(
+        name="images",
+        summary="made-up images for any number of owners: smooth patterns under noise, with label skew",
+        n_rows=None,
+        feature_shape=None,
+        n_classes=None,
+        owners="simulated",
+        licence="none needed: generated here",
+        citation="label skew of Hsu, Qi, Brown: Measuring the Effects of Non-Identical Data Distribution for "
+        "Federated Visual Classification, 2019",
+        source="generated from data.seed",
+    ),
+    DataSetInfo(
         name="heart_disease",
         summary="patients of four hospitals, heart disease or none",
         n_rows=740,

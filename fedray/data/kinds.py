@@ -11,6 +11,7 @@ from fedray.config.data import (
     Dirichlet,
     HeartDisease,
     Iid,
+    Images,
     LabelShards,
     Quantity,
     Synthetic,
@@ -20,7 +21,13 @@ from fedray.config.data import (
 PooledData: TypeAlias = Digits | BreastCancer
 """One pool of rows that a split deals to simulated owners."""
 
-SimulatedData: TypeAlias = Digits | BreastCancer | Synthetic | HeartDisease
+DrawnData: TypeAlias = Synthetic | Images
+"""Sets that are drawn: each owner's rows are made when it is opened, and nothing is kept on disk."""
+
+StoredData: TypeAlias = PooledData | HeartDisease
+"""Sets that are dealt or prepared once, for all owners together, and kept in a file."""
+
+SimulatedData: TypeAlias = DrawnData | StoredData
 """Sets that fedray makes into shards itself."""
 
 AnyData: TypeAlias = SimulatedData | Tables

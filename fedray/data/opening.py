@@ -5,28 +5,31 @@ Each function dispatches on the section's class and does nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from fedray.config.data import FixedScaling, HeartDisease, Synthetic, Tables
+from fedray.config.data import FixedScaling, HeartDisease, Images, Synthetic, Tables
+from fedray.data import images
 from fedray.data.kinds import AnyData, absolute
 from fedray.data.rows import Rows, check_classes, divide
 from fedray.data.scaling import apply, check_scaling, fixed_statistics, scale_shard
 from fedray.data.shards import (
     central_rows,
-    ensure_simulated,
+    ensure_store,
     read_simulated,
     simulated_owners,
     simulated_schema,
 )
+from fedray.data.sizes import Sizes, divided
 from fedray.data.tables import read_rows, table_owners, table_schema
 from fedray.values import Examples, Schema, Shard
 
 
-def owner_names(data: AnyData) -> tuple[str, ...]:
-    """Names of all data owners, in a fixed order.
+def owner_names(data: AnyData) -> Sequence[str]:
+    """Names of all data owners, in a fixed order; hashable, and equal to the tuple of the same names.
 
-    Simulated owners are ``owner-00``, ``owner-01``, ...; hospitals, files and owner columns bring their own
-    names.
+    Simulated owners are ``owner-00``, ``owner-01``, ... (``Numbered``: no name is put together before it is asked
+    for); hospitals, files and owner columns bring their own names.
 
     Raises:
         ConfigError: a table has no ``owner_column``, or a folder has one.
@@ -73,16 +76,32 @@ def open_shard(data: AnyData, owner: str) -> Shard:
     return scale_shard(shard, data.scaling)
 
 
-def ensure_shards(data: AnyData) -> Path:
-    """The folder that owners' files lie in; simulated sets are written there first, once.
+def sizes_of(data: AnyData) -> Sizes | None:
+    """How many rows every owner has, where that is known without opening one, and opening cannot fail.
 
-    Idempotent and safe to call from several processes. For user tables it is ``data.path``, and nothing is
-    written.
+    None for sets whose owners must be opened to be counted, or could be refused for having too few classes.
+    """
+    if not isinstance(data, Images) or data.min_classes > 1:
+        return None
+    return divided(images.sizes(data), data.holdout)
+
+
+def ensure_shards(data: AnyData) -> Path | None:
+    """Where owners' rows lie on this machine; None where they are drawn when an owner is opened.
+
+    Sets that are dealt or prepared have one file in the cache folder, which is written first, once: idempotent and
+    safe to call from several processes. For user tables it is ``data.path``, and nothing is written.
 
     Raises:
         DataError: a simulated split cannot be dealt, or source files are missing.
     """
-    return absolute(data.path) if isinstance(data, Tables) else ensure_simulated(data)
+    match data:
+        case Tables():
+            return absolute(data.path)
+        case Synthetic() | Images():
+            return None
+        case _:
+            return ensure_store(data)
 
 
 def central_test(data: AnyData) -> Examples | None:

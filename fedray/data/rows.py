@@ -35,15 +35,19 @@ def share_of(n_rows: int, share: float) -> int:
     return math.ceil(round(n_rows * share, 9))
 
 
+def n_held_out(n_rows: int, share: float) -> int:
+    """How many of an owner's rows a held-out share is; leaves a training row."""
+    return min(share_of(n_rows, share), max(n_rows - 1, 0))
+
+
 def draw_holdout(n_rows: int, share: float, seed: int, owner: str) -> NDArray[np.bool_]:
-    """A random share of rows, a pure function of ``(seed, owner, n_rows, share)``; leaves a training row.
+    """A random share of rows, a pure function of ``(seed, owner, n_rows, share)``.
 
     Returns:
         bool of shape ``(n_rows,)``, true where a row is held out.
     """
-    n_holdout = min(share_of(n_rows, share), max(n_rows - 1, 0))
     mask = np.zeros(n_rows, dtype=np.bool_)
-    mask[generator(seed, "holdout", owner).permutation(n_rows)[:n_holdout]] = True
+    mask[generator(seed, "holdout", owner).permutation(n_rows)[: n_held_out(n_rows, share)]] = True
     return mask
 
 

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from fedray.config.data import Synthetic
 from fedray.data.rows import Rows
 from fedray.seeds import generator
-from fedray.values import Examples
+from fedray.values import Examples, Schema
 
 N_FEATURES = 60
 N_CLASSES = 10
 MIN_ROWS = 50
+SCHEMA = Schema((N_FEATURES,), "float32", (), N_CLASSES)
 
 
 @dataclass(frozen=True, slots=True)

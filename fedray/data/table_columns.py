@@ -53,7 +53,8 @@ def check_present(needed: Sequence[str], columns: pa.Schema, path: Path) -> None
     Raises:
         DataError: with the columns there and the closest match.
     """
-    missing = [name for name in needed if name not in columns.names]
+    present = set(columns.names)
+    missing = [name for name in needed if name not in present]
     if missing:
         close = difflib.get_close_matches(missing[0], columns.names, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ""

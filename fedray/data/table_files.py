@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,11 +11,9 @@ import pyarrow.compute as pc
 from fedray.config.data import Tables
 from fedray.data import arrow
 from fedray.data.kinds import absolute
+from fedray.data.remembering import remembered
 from fedray.data.table_columns import check_present
 from fedray.errors import ConfigError, DataError
-
-_SETTLED_NS = 2 * 10**9
-"""A folder that has not changed for so long has not changed unseen: time stamps of folders are coarse."""
 
 
 def check_layout(data: Tables, path: Path) -> None:
@@ -42,20 +39,13 @@ def check_layout(data: Tables, path: Path) -> None:
         )
 
 
-def owner_files(folder: Path) -> dict[str, Path]:
+@remembered(64)
+def owner_files(folder: Path) -> Mapping[str, Path]:
     """Owner's name to file, sorted; files that start with ``.`` or ``_`` are left out.
 
     Raises:
         DataError: there is no file, or an owner has two.
     """
-    changed_ns = folder.stat().st_mtime_ns
-    is_settled = time.time_ns() - changed_ns > _SETTLED_NS
-    return _listed(folder, changed_ns) if is_settled else _listed.__wrapped__(folder, changed_ns)
-
-
-@lru_cache(maxsize=64)
-def _listed(folder: Path, changed_ns: int) -> dict[str, Path]:  # noqa: ARG001  # a folder that changed is listed again
-    """A simulation asks once an owner: thousands of times for thousands of files."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix not in arrow.SUFFIXES or path.name.startswith((".", "_")):
@@ -76,15 +66,16 @@ def _listed(folder: Path, changed_ns: int) -> dict[str, Path]:  # noqa: ARG001  
     return found
 
 
-def owner_values(path: Path, column: str) -> list[str]:
-    """Distinct values of the owner column as text; rows without an owner belong to nobody.
+@remembered(2)
+def owner_values(path: Path, column: str) -> tuple[str, ...]:
+    """Distinct values of the owner column as text, sorted; rows without an owner belong to nobody.
 
     Raises:
         DataError: the column is missing, or holds neither text nor whole numbers.
     """
     _check_owner_column(column, arrow.read_schema(path), path)
     values = pc.unique(arrow.read_columns(path, [column])[column].cast(pa.string()))
-    return [str(value) for value in values.to_pylist() if value is not None]
+    return tuple(sorted(str(value) for value in values.to_pylist() if value is not None))
 
 
 def source_of(data: Tables, owner: str) -> tuple[Path, tuple[str, str] | None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from fedray.config.data import Tables
 from fedray.data import arrow
 from fedray.data.kinds import absolute
+from fedray.data.one_table import rows_of_owner
 from fedray.data.rows import Rows
 from fedray.data.table_columns import check_sections, feature_names, schema_of_file
 from fedray.data.table_files import check_layout, owner_files, owner_values, reference_file, source_of
@@ -36,8 +37,7 @@ def table_owners(data: Tables) -> tuple[str, ...]:
     check_layout(data, path)
     if path.is_dir():
         return tuple(sorted(owner_files(path)))
-    names = owner_values(path, data.owner_column or "")
-    return tuple(sorted(names))
+    return owner_values(path, data.owner_column or "")
 
 
 def table_schema(data: Tables) -> Schema:
@@ -82,7 +82,7 @@ def read_rows(data: Tables, owner: str) -> Rows:
     _check_same_columns(data, features, path)
     schema = schema_of_file(data, columns, features, path)
     needed = [*features, data.target, *([data.holdout_column] if data.holdout_column else [])]
-    table = arrow.read_columns(path, needed, where)
+    table = arrow.read_columns(path, needed) if where is None else rows_of_owner(path, tuple(needed), *where)
     if table.num_rows == 0:
         raise DataError(f"{owner} has no rows in {path}", "at least one row", "leave this owner out (data.owners)")
     return Rows(

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedray.config.data import Split
 from fedray.data import arrow
 from fedray.data.kinds import SplitSection, absolute
+from fedray.data.numbered import Numbered
 from fedray.data.splits import deal
 from fedray.errors import ConfigError, DataError
 
@@ -188,10 +189,9 @@ def _checked_names(names: list[str | None]) -> NDArray[np.object_]:
 def _dealt(table: pa.Table, target: str, n_owners: int, split: SplitSection, seed: int) -> NDArray[np.object_]:
     if n_owners < 1:
         raise ConfigError(f"owners is {n_owners}", "1 or more", "raise owners")
-    width = max(2, len(str(n_owners - 1)))
     names = np.empty(table.num_rows, dtype=np.object_)
-    for number, index in enumerate(deal(split, _classes(table[target]), n_owners, seed)):
-        names[index] = f"owner-{number:0{width}d}"
+    for name, index in zip(Numbered.of(n_owners), deal(split, _classes(table[target]), n_owners, seed), strict=True):
+        names[index] = name
     return names
 
 
