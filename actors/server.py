@@ -7,12 +7,16 @@ from typing import Any
 
 import ray
 
-from fedray.rounds import Federation, Server
+from fedray.federation import Federation
+from fedray.overlapping import federate_overlapping
+from fedray.rounds import Server, federate
 from fedray.values import Population, RoundRecord, Vector
 
 
 class ServerActor:
-    """Opens the federation on ``start`` and runs one round a call, so that no round runs that nobody asked for.
+    """Opens the federation on ``start`` and runs one round a call.
+
+    Under differential privacy no round runs that nobody asked for; without, the next one may.
 
     Args:
         open_federation: creates the owners' actors and all other parts, here.
@@ -28,7 +32,9 @@ class ServerActor:
         Raises:
             FedrayError: a part could not be opened.
         """
-        self._server = Server(self._open_federation())
+        federation = self._open_federation()
+        is_private = federation.experiment.privacy.name != "none"
+        self._server = Server(federation, federate if is_private else federate_overlapping)
         return self._server.federation.cohort.population
 
     def advance(self) -> RoundRecord | None:

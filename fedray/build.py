@@ -22,6 +22,7 @@ from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.config.privacy import ExamplePrivacy, NoPrivacy, OwnerLevel
 from fedray.errors import ConfigError, DataError, FedrayError, ModelError
+from fedray.federation import Federation
 from fedray.guarding import (
     Guard,
     account_of,
@@ -37,7 +38,6 @@ from fedray.open_owners import OpensOwner, Registry
 from fedray.owners import Owner
 from fedray.protecting import OpensKeyHolder, check_protection, make_protection, make_sealer, open_here, weight_bound_of
 from fedray.protocols import Cohort, Task
-from fedray.rounds import Federation
 from fedray.selection import planned_rounds
 from fedray.tasks.descent import ShuffledDescent
 from fedray.tasks.torch_task import TorchTask

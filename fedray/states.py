@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fedray.errors import RecordsError
-from fedray.rounds import ServerState
+from fedray.federation import ServerState
 from fedray.spending import Spending
 from fedray.values import Spent
 

@@ -98,7 +98,7 @@ def _type(field: Mapping[str, Any]) -> str:
     if "enum" in field or "const" in field:
         return " or ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     if field.get("type") == "array":
-        return f"list of {_type(field['items'])}"
+        return f"list of {_type(field.get('items') or field['prefixItems'][0])}"
     if field.get("type") == "object":
         return "mapping"
     if field.get("pattern") == "^[^:]+:[^:]+$":

@@ -20,8 +20,10 @@ from torch import nn
 from toys import MASKED, MODELS, PLAIN, Meddling, changed, federation, make_module, shard, torch_task
 
 from fedray.errors import RunError
+from fedray.evaluating import merged
+from fedray.federation import Federation, ServerState
 from fedray.protection.fixed_point import WEIGHT_BOUND
-from fedray.rounds import Federation, ServerState, federate, initial_state, merged
+from fedray.rounds import federate, initial_state
 from fedray.selection import cohort_of_round
 from fedray.strategies import FedAvg, FedProx
 from fedray.values import (

@@ -20,8 +20,9 @@ from toys import MASKED, MODELS, federation, shard, torch_task
 from fedray.build import open_federation
 from fedray.config import Experiment
 from fedray.errors import RecordsError
+from fedray.federation import ServerState
 from fedray.pools import InProcessCohort
-from fedray.rounds import ServerState, federate
+from fedray.rounds import federate
 from fedray.spending import Spending
 from fedray.states import load_state, save_state
 from fedray.strategies import FedAvg, FedProx

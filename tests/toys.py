@@ -19,6 +19,7 @@ from torch import nn
 from fedray.config import Experiment
 from fedray.config import learning as config
 from fedray.errors import ProtocolError
+from fedray.federation import Federation
 from fedray.owners import Owner
 from fedray.pools import InProcessCohort
 from fedray.privacy.plain_mean import PlainMean
@@ -31,7 +32,6 @@ from fedray.protection.masked.owner import MaskedSealer
 from fedray.protection.masked.server import MaskedProtection
 from fedray.protection.plain import PlainProtection, PlainSealer
 from fedray.protocols import Mechanism, Protection, Sealer, Strategy, Task
-from fedray.rounds import Federation
 from fedray.strategies import FedAvg
 from fedray.tasks.descent import Descent, ShuffledDescent
 from fedray.tasks.losses import accuracy, cross_entropy

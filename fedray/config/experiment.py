@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from fedray.config.data import Data, Digits, OwnerScaling, Simulated, Synthetic
+from fedray.config.data import Data, Digits, Images, OwnerScaling, Simulated, Synthetic
 from fedray.config.fields import BY_NAME, Reference, Section, reference_name
 from fedray.config.learning import (
     Bfv,
@@ -295,13 +295,14 @@ class Experiment(Section):
     def _broken_rules(self) -> list[tuple[bool, str]]:
         return [
             *self._broken_rules_of_cohorts(),
+            *self._broken_rules_of_simulations(),
             *self._broken_rules_of_privacy(),
             *self._broken_rules_of_owner_level(),
             *self._broken_rules_of_tasks(),
         ]
 
     def _broken_rules_of_cohorts(self) -> list[tuple[bool, str]]:
-        owners = self.data.owners if isinstance(self.data, Simulated | Synthetic) else None
+        owners = self.data.owners if isinstance(self.data, Simulated | Synthetic | Images) else None
         size = self.cohort.size if isinstance(self.cohort, FixedSize | Cyclic) else 0
         smallest = 1 if isinstance(self.protection, Plain) else self.protection.min_owners
         largest = size or owners
@@ -326,6 +327,34 @@ class Experiment(Section):
                 self.stragglers.fraction > 0 and self.work.amount < 2,
                 f"stragglers need a round of at least 2 epochs or steps to fall short of, found {self.work.amount} "
                 f"{self.work.unit}; raise train.{self.work.unit}",
+            ),
+        ]
+
+    def _broken_rules_of_simulations(self) -> list[tuple[bool, str]]:
+        if not isinstance(self.simulation, Pooled):
+            return []
+        at_once = self.simulation.at_once
+        is_batched = at_once != "auto" and at_once > 1
+        return [
+            (
+                bool(self.placement),
+                f"placement pins {', '.join(sorted(self.placement))}, but simulation is 'pooled': owners in pools have "
+                "no node of their own; leave out placement, or take simulation: none",
+            ),
+            (
+                self.resources.owner_gpus > 0,
+                f"resources.owner_gpus is {self.resources.owner_gpus:g}, but simulation is 'pooled'; give GPUs to pools "
+                "by simulation.pool_gpus",
+            ),
+            (
+                is_batched and self.deadline_s is not None,
+                f"simulation.at_once is {at_once}, but deadline_s is given: owners that are trained together stop "
+                "together; take at_once: 1, or leave out deadline_s",
+            ),
+            (
+                is_batched and self.task is not None,
+                f"simulation.at_once is {at_once}, but the task is your own, which trains one owner at a time; take "
+                "at_once: 1",
             ),
         ]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedray.federation import ServerState
 from fedray.protocols import Strategy
-from fedray.rounds import ServerState
 from fedray.states import load_state, save_state
 
 PARAMETERS = np.array([1.0, -2.0, 3.0], dtype=np.float32)

@@ -11,10 +11,10 @@ import numpy as np
 from fedray import data
 from fedray.build import open_federation
 from fedray.config import Experiment
+from fedray.federation import Federation
 from fedray.pools import InProcessCohort
 from fedray.privacy.ledger import Ledger
 from fedray.privacy.ledger_file import LedgerFile
-from fedray.rounds import Federation
 from fedray.values import Assignment, Examples, Schema, Shard, Tally, Update, Vector
 
 N_VALUES = 5

@@ -17,6 +17,7 @@ from scipy import stats
 
 from fedray import protecting
 from fedray.errors import UpdateRefused
+from fedray.federation import ServerState
 from fedray.privacy.account import Account
 from fedray.privacy.clipping import Constant, QuantileTracking
 from fedray.privacy.costs import EachPart
@@ -29,7 +30,6 @@ from fedray.privacy.parts import UNCLIPPED, Parts
 from fedray.privacy.plain_mean import PlainMean
 from fedray.protection.fixed_point import FixedPoint
 from fedray.protocols import State
-from fedray.rounds import ServerState
 from fedray.states import load_state, save_state
 from fedray.values import Assignment, Released, RoundPlan, Total, Update, Vector, Work
 

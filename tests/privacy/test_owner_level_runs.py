@@ -17,6 +17,7 @@ from toys import Meddling
 import fedray
 from fedray import bounding
 from fedray.errors import ProtocolError
+from fedray.federation import Federation
 from fedray.privacy.accounting import spent
 from fedray.privacy.events import Charge, Gaussian, SampledGaussian
 from fedray.privacy.ledger import Ledger, own_ledger
@@ -24,7 +25,7 @@ from fedray.privacy.ledger_file import LedgerFile, ledger_path
 from fedray.protection.masked.graph import Rules
 from fedray.protection.masked.server import MaskedProtection
 from fedray.protocols import State
-from fedray.rounds import Federation, federate, initial_state
+from fedray.rounds import federate, initial_state
 from fedray.states import load_state, save_state
 from fedray.values import Absent, Assignment, Released, RoundPlan, RoundRecord, Shard, Total, Update, Vector
 
