@@ -16,16 +16,25 @@ import ray
 from fedray.actors.owner import place_of
 from fedray.errors import DataError, FedrayError
 from fedray.open_owners import OpensOwner
-from fedray.pools import Choice, MakesPools, Pool
-from fedray.values import Absent, Assignment, OwnerInfo, Part, Sealed, Subtotal, Tally, Vector
+from fedray.pools import MakesPools, Pool
+from fedray.values import Absent, Assignment, Choice, OwnerInfo, Part, Sealed, Subtotal, Tally, Vector
 
 _PROTOCOL = "protocol"
 
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """What a pool says when it is done: seconds that the call took there, and what they were spent on."""
+    """What a pool says when it is done.
 
+    Attributes:
+        began: when the call began there, in seconds since the epoch.
+        busy_until: when the call before it had ended.
+        seconds: how long it took.
+        work: what that was spent on.
+    """
+
+    began: float
+    busy_until: float
     seconds: float
     work: Mapping[str, float]
 
@@ -43,6 +52,7 @@ class PoolActor:
         self._openers = openers
         self._opened: Pool | None = None
         self._at_once = 1
+        self._busy_until = 0.0
         self._opening = Lock()
 
     def choose(self, sizes: Sequence[int]) -> Choice:
@@ -73,9 +83,9 @@ class PoolActor:
 
     def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterator[Sealed | Subtotal | Absent | Worked]:
         """Train one round's owners: what each gives, or their subtotal; last, what was worked."""
-        started = time.perf_counter()
+        began = time.time()
         yield from self._pool().train(vector, assignments)
-        yield Worked(time.perf_counter() - started, self._pool().take_work())
+        yield self._worked(began)
 
     @ray.method(concurrency_group=_PROTOCOL)
     def answer(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
@@ -84,9 +94,13 @@ class PoolActor:
 
     def evaluate(self, vector: Vector, part: Part, names: Sequence[str]) -> tuple[dict[str, Tally], Worked]:
         """Tallies of these owners."""
-        started = time.perf_counter()
+        began = time.time()
         tallies = dict(self._pool().evaluate(vector, part, names))
-        return tallies, Worked(time.perf_counter() - started, self._pool().take_work())
+        return tallies, self._worked(began)
+
+    def _worked(self, began: float) -> Worked:
+        busy_until, self._busy_until = self._busy_until, time.time()
+        return Worked(began, busy_until, self._busy_until - began, self._pool().take_work())
 
     def _pool(self) -> Pool:
         with self._opening:

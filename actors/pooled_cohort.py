@@ -24,9 +24,9 @@ from fedray.config.experiment import Pooled
 from fedray.config.learning import Plain
 from fedray.errors import ResourcesError
 from fedray.open_owners import OpensOwner, ascending
-from fedray.pools import Choice, MakesPools, most_first, some_sizes
+from fedray.pools import MakesPools, most_first, some_sizes
 from fedray.tasks.descent import count_steps
-from fedray.values import Absent, Assignment, Part, Population, Sealed, Subtotal, Tally, Vector
+from fedray.values import Absent, Assignment, Choice, Part, Population, Sealed, Subtotal, Tally, Vector
 
 _LOST = "its pool died; it is restarted where it can be"
 
@@ -81,7 +81,7 @@ class PooledCohort:
     def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Subtotal | Absent]:
         """Deal assignments out, most rows first; yield what pools give as it arrives."""
         shared = ray.put(vector)
-        started = time.perf_counter()
+        asked_at = time.time()
         asked = {
             self._pools[place].train.options(num_returns="streaming").remote(shared, part): list(part)
             for place, part in enumerate(self._dealt(assignments))
@@ -93,7 +93,7 @@ class PooledCohort:
             (stream,), _ = ray.wait(list(missing), num_returns=1, fetch_local=False)
             answer = _next(stream)
             if isinstance(answer, Worked):
-                ended.append(self._book(answer, started))
+                ended.append(self._book(answer, asked_at))
                 del missing[stream]
             elif answer is None:
                 yield from (gone(one, _LOST) for one in missing.pop(stream))
@@ -120,7 +120,7 @@ class PooledCohort:
     def evaluate(self, vector: Vector, part: Part, owners: Sequence[str]) -> Iterator[tuple[str, Tally]]:
         """Tallies of the owners named; those of a pool that died are left out."""
         shared = ray.put(vector)
-        started = time.perf_counter()
+        asked_at = time.time()
         refs = [
             pool.evaluate.remote(shared, part, names)
             for pool, names in zip(self._pools, self._shares(owners), strict=True)
@@ -131,7 +131,7 @@ class PooledCohort:
                 tallies, worked = ray.get(ref)
             except RayActorError:
                 continue
-            self._book(worked, started)
+            self._book(worked, asked_at)
             yield from tallies.items()
 
     def work(self) -> Mapping[str, float]:
@@ -143,13 +143,13 @@ class PooledCohort:
             ray.kill(pool)
         self._pools = []
 
-    def _book(self, worked: Worked, started: float) -> float:
-        """Take in what a pool did; seconds since ``started``, of which it did not work so many."""
-        seconds = time.perf_counter() - started
+    def _book(self, worked: Worked, asked: float) -> float:
+        """Take in what a pool did that was asked at this time, less what it was still busy with; when it was done."""
+        now = time.time()
         for what, spent in worked.work.items():
             self._work[what] += spent
-        self._work["carry"] += max(0.0, seconds - worked.seconds)
-        return seconds
+        self._work["carry"] += max(0.0, now - max(asked, worked.busy_until) - worked.seconds)
+        return now
 
     def _dealt(self, assignments: Sequence[Assignment]) -> list[list[Assignment]]:
         """Each pool's part: most work first, to the owner's own pool, whose memory has its rows, or to the idlest."""

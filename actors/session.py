@@ -57,6 +57,14 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def write_timeline(path: Path) -> None:
+    """Leave in a file when Ray's processes did what, in Chrome's trace format.
+
+    For as long as actors live: those that end take what they did in their last second with them.
+    """
+    ray.timeline(str(path))
+
+
 def _require_reachable(address: str) -> None:
     """Ray itself would try for minutes.
 
@@ -122,6 +130,8 @@ class RayServer:
         opens = partial(
             open_federation, experiment, ray_cohort(experiment, cpus), state_dir, ray_key_holder(experiment)
         )
+        self._experiment = experiment
+        self._begun: Any = None
         self._server: Any = RemoteServer.options(
             num_cpus=experiment.resources.server_cpus, max_restarts=0, max_task_retries=0
         ).remote(opens)
@@ -138,11 +148,17 @@ class RayServer:
         Raises:
             RunError: no owner answers any more, or the server was lost.
         """
-        record: RoundRecord | None = _get(self._server.advance.remote())
+        begun, self._begun = self._begun, None
+        record: RoundRecord | None = _get(begun or self._server.advance.remote())
         return record
 
+    def begin(self) -> None:
+        """Begin the round that will be asked for next; not under differential privacy, of which it costs some."""
+        if self._experiment.privacy.name == "none" and self._begun is None:
+            self._begun = self._server.advance.remote()
+
     def vector(self) -> Vector:
-        """The global model, shape ``(n_values,)``."""
+        """The global model after the last round that was begun, shape ``(n_values,)``."""
         vector: Vector = _get(self._server.vector.remote())
         return vector
 

@@ -29,7 +29,7 @@ from fedray.values import Population, Schema, Spent
 
 if TYPE_CHECKING:
     from fedray.privacy.account import Account
-    from fedray.privacy.dp_sgd import DpSgdPlan
+    from fedray.privacy.dp_sgd import Charges, DpSgdPlan
     from fedray.privacy.events import Charge, Unit
     from fedray.privacy.ledger_file import LedgerFile
 
@@ -118,7 +118,18 @@ def guard_of(experiment: Experiment, name: str, n_rows: int, n_rounds: int, acco
     return Guard(descent, account, noisy=_noisy(experiment, privacy, name, account))
 
 
-def _descent(privacy: ExamplePrivacy, plan: DpSgdPlan, account: Account) -> Descent:
+def descent_like(experiment: Experiment) -> Descent:
+    """A descent that does what owners' own do, on nobody's account: to try and to measure training with."""
+    privacy, batch_size = experiment.privacy, experiment.train.batch_size
+    if not isinstance(privacy, ExamplePrivacy):
+        return ShuffledDescent(batch_size)
+    from fedray.privacy.dp_sgd import DpSgdPlan, NoCharges
+
+    plan = DpSgdPlan(batch_size, batch_size, privacy.clip, privacy.noise_multiplier or 1.0)
+    return _descent(privacy, plan, NoCharges()).rehearsal(batch_size)
+
+
+def _descent(privacy: ExamplePrivacy, plan: DpSgdPlan, account: Charges) -> Descent:
     if privacy.gradients == "ghost":
         from fedray.privacy.ghost_clipping import GhostDescent
 

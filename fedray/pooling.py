@@ -10,15 +10,22 @@ import torch
 from fedray import data
 from fedray.config import Experiment
 from fedray.config.experiment import Pooled
-from fedray.making import any_task
+from fedray.errors import ConfigError
+from fedray.guarding import descent_like
+from fedray.making import any_task, make_strategy
+from fedray.measured import remembered
 from fedray.open_owners import OpensOwner
-from fedray.pools import Choice, InProcessCohort, InProcessPool, OneByOne, Place, Pool
+from fedray.pools import InProcessCohort, InProcessPool, OneByOne, Place, Pool
 from fedray.protecting import make_adder
 from fedray.protocols import Cohort, Task, Trainer
-from fedray.tasks.descent import ShuffledDescent
-from fedray.values import Population
+from fedray.tasks.choosing import choose
+from fedray.tasks.device import take_share
+from fedray.tasks.many import ManyOwners
+from fedray.tasks.torch_task import TorchTask
+from fedray.tasks.treatable import treatable
+from fedray.values import Assignment, Choice, Population, Schema
 
-_BUDGET_BYTES = 2**27
+_BUDGET_BYTES = 2**28
 """Rows that a pool keeps in memory."""
 
 
@@ -39,19 +46,52 @@ class PoolMaker:
 
     def choose(self, sizes: Sequence[int]) -> Choice:
         """How many owners are best trained at once here; ``sizes`` are training rows of some of them."""
-        return Choice(1, "")
+        if not isinstance(self._task, TorchTask):
+            return Choice(1, "one owner at a time: the task is your own")
+        found = remembered(self._experiment, self._task.device, partial(self._measured, self._task, sizes))
+        if found.at_once > 1 and (reason := treatable(self._task, self._schema)):
+            return Choice(1, f"one owner at a time: {reason}")
+        return found
+
+    def _measured(self, task: TorchTask, sizes: Sequence[int]) -> Choice:
+        found = choose(task, self._schema, sizes, self._asked)
+        return Choice(found.at_once, found.line)
 
     def trainer(self, at_once: int) -> Trainer:
-        """What trains so many owners at once."""
-        return OneByOne()
+        """What trains so many owners at once.
+
+        Raises:
+            ConfigError: owners cannot be trained together.
+        """
+        if at_once == 1:
+            return OneByOne()
+        assert isinstance(self._task, TorchTask), "refused by the configuration"
+        if reason := treatable(self._task, self._schema):
+            raise ConfigError(
+                f"simulation.at_once {at_once}, but owners cannot be trained together: {reason}",
+                "at_once: 1, or a model that can be trained so",
+                "set simulation.at_once to 1 or auto",
+            )
+        return ManyOwners(self._task, at_once)
+
+    @property
+    def _asked(self) -> Assignment:
+        """What any owner is asked in a round."""
+        plan = make_strategy(self._experiment).plan({}, 1)
+        return Assignment("", plan, plan.work, self._experiment.deadline_s)
+
+    @cached_property
+    def _schema(self) -> Schema:
+        return data.schema_of(self._experiment.data)
 
     @cached_property
     def _task(self) -> Task:
         experiment = self._experiment
         assert isinstance(experiment.simulation, Pooled)
         device = "cuda" if experiment.simulation.pool_gpus and torch.cuda.is_available() else "cpu"
-        descent = ShuffledDescent(experiment.train.batch_size)
-        return any_task(experiment, data.schema_of(experiment.data), descent, device)
+        if device == "cuda":
+            take_share(torch.device(device), min(1.0, experiment.simulation.pool_gpus))
+        return any_task(experiment, self._schema, descent_like(experiment), device)
 
 
 def known_population(experiment: Experiment) -> Population | None:

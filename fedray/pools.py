@@ -10,7 +10,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -21,6 +20,7 @@ from fedray.protocols import Adder, Job, Task, Trainer
 from fedray.values import (
     Absent,
     Assignment,
+    Choice,
     Examples,
     OwnerInfo,
     Part,
@@ -227,19 +227,6 @@ class Pool:
             self._work[what] += time.perf_counter() - started
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """How many owners of one experiment are best trained at once in one process.
-
-    Attributes:
-        at_once: owners trained as one batched computation; 1 for one after the other.
-        line: why, for the reader.
-    """
-
-    at_once: int
-    line: str
-
-
 class MakesPools(Protocol):
     """Makes pools of one experiment's owners, in whatever process it is sent to."""
 
@@ -250,7 +237,11 @@ class MakesPools(Protocol):
         """How many owners are best trained at once here; ``sizes`` are training rows of some of them."""
 
     def trainer(self, at_once: int) -> Trainer:
-        """What trains so many owners at once."""
+        """What trains so many owners at once.
+
+        Raises:
+            ConfigError: owners cannot be trained together.
+        """
 
 
 class InProcessCohort:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,7 @@ from fedray.rounds import Server
 from fedray.values import RoundRecord, Vector
 
 MODEL = "model.safetensors"
+TIMELINE = "timeline.json"
 
 
 class Federating(Protocol):
@@ -31,8 +33,11 @@ class Federating(Protocol):
     def advance(self) -> RoundRecord | None:
         """Run one round; None when the experiment is over."""
 
+    def begin(self) -> None:
+        """Begin the round that will be asked for next, where that goes on by itself and costs nobody privacy."""
+
     def vector(self) -> Vector:
-        """The global model."""
+        """The global model after the last round that was begun."""
 
     def is_exhausted(self) -> bool:
         """Whether the run ended early, since too few owners have a budget left."""
@@ -53,6 +58,9 @@ class InProcessServer:
 
     def advance(self) -> RoundRecord | None:
         return self._server.advance()
+
+    def begin(self) -> None:
+        """Nothing goes on by itself here."""
 
     def vector(self) -> Vector:
         return self._server.vector
@@ -75,11 +83,17 @@ class Run:
     Attributes:
         experiment: what is run.
         directory: where records and model are written.
+        notes: lines that tell the user how owners are run; there once the first record is.
+        rounds_s: for each record so far, the time that it took to come and to be written.
+        records_s: of that, the time that it took to be written.
     """
 
     def __init__(self, experiment: Experiment, directory: Path, open_server: Callable[[ExitStack], Federating]) -> None:
         self.experiment = experiment
         self.directory = directory
+        self.notes: Sequence[str] = ()
+        self.rounds_s: list[float] = []
+        self.records_s: list[float] = []
         self._open_server = open_server
 
     def __iter__(self) -> Iterator[RoundRecord]:
@@ -92,19 +106,31 @@ class Run:
         new_directory(self.directory, self.experiment.name)
         with ExitStack() as stack:
             server = self._open_server(stack)
-            stack.callback(server.close)
             writer = RecordWriter(self.directory, self.experiment)
             stack.callback(lambda: writer.close(status))
             (self.directory / "experiment.yaml").write_text(as_yaml(self.experiment))
             try:
-                while (record := server.advance()) is not None:
-                    writer.write(record)
+                self.notes = server.notes()
+                while (record := self._advance(server, writer)) is not None:
                     yield record
                 save_file(state_dict(self.experiment, server.vector()), self.directory / MODEL)
                 status = "exhausted" if server.is_exhausted() else "complete"
             except (KeyboardInterrupt, GeneratorExit):
                 status = "interrupted"
                 raise
+
+    def _advance(self, server: Federating, writer: RecordWriter) -> RoundRecord | None:
+        """The next record, written and timed."""
+        started = time.perf_counter()
+        if (record := server.advance()) is None:
+            return None
+        came = time.perf_counter()
+        server.begin()
+        writer.write(record)
+        ended = time.perf_counter()
+        self.rounds_s.append(ended - started)
+        self.records_s.append(ended - came)
+        return record
 
 
 def run(
@@ -113,6 +139,7 @@ def run(
     *,
     in_process: bool = False,
     address: str | None = None,
+    timeline: bool = False,
 ) -> Run:
     """Prepare a run; iterate over it to run.
 
@@ -121,6 +148,7 @@ def run(
         directory: a new directory for the records; ``runs/NAME-TIME`` when left out.
         in_process: all owners in this process instead of a Ray actor each. The results are the same bits.
         address: address of a Ray cluster; this machine when left out.
+        timeline: leave Ray's timeline in ``timeline.json``; in this process there is none.
 
     Raises:
         ConfigError, DataError, ModelError: found before anything starts.
@@ -131,11 +159,14 @@ def run(
 
     def open_server(stack: ExitStack) -> Federating:
         if in_process:
-            return InProcessServer(experiment, target / "owners")
-        from fedray.actors.session import RayServer, ray_session
+            return stack.enter_context(closing(InProcessServer(experiment, target / "owners")))
+        from fedray.actors.session import RayServer, ray_session, write_timeline
 
         stack.enter_context(ray_session(address))
-        return RayServer(experiment, target.absolute() / "owners")
+        server = stack.enter_context(closing(RayServer(experiment, target.absolute() / "owners")))
+        if timeline:
+            stack.callback(write_timeline, target / TIMELINE)
+        return server
 
     return Run(experiment, target, open_server)
 

@@ -291,6 +291,19 @@ class Absent:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """How many owners are best trained at once in one process.
+
+    Attributes:
+        at_once: owners in one batched computation; 1 for one after the other.
+        line: why, for the reader.
+    """
+
+    at_once: int
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
 class Total:
     """The opened sum of a cohort's updates.
 

@@ -19,6 +19,7 @@ from fedray.cli.screen import (
     errors,
     live,
     live_trials,
+    print_notes,
     table_of,
 )
 from fedray.config.loading import json_schema, load, override, parse_overrides, read_yaml
@@ -68,17 +69,24 @@ def run(
         ),
     ] = False,
     address: Address = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", help="Show where time went; leaves profile.json, and on Ray timeline.json, beside the records."
+        ),
+    ] = False,
 ) -> None:
     """Run one federation and write its records.
 
     Shows each round as it ends: updates received of those asked for, loss and metric on owners' held-out rows,
     the largest epsilon spent, bytes and time. Exit code 0 when all rounds ran, or all that owners' budgets allow.
     """
+    from fedray.cli.profile import show_profile
     from fedray.report import write_report
     from fedray.running import run as start
 
     settings = load(experiment, parse_overrides(set_))
-    federation = start(settings, out, in_process=in_process, address=address)
+    federation = start(settings, out, in_process=in_process, address=address, timeline=profile)
     table = RoundsTable(str(settings.search.metric), settings.rounds)
     console.print(
         f"{settings.name}: {settings.strategy.name}, privacy {settings.privacy.name}, "
@@ -86,11 +94,15 @@ def run(
     )
     with live(table):
         for record in federation:
+            if record.round == 1:
+                print_notes(federation.notes)
             table.add(record)
     records = _read([federation.directory])
     report = write_report(records, federation.directory / "report.html")
     if records[0].status == "exhausted":
         _print_exhausted(records[0])
+    if profile:
+        show_profile(federation, records[0], in_process=in_process)
     _print_places(federation.directory, report, "rounds.parquet")
 
 

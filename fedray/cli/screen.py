@@ -83,6 +83,12 @@ def live(table: RoundsTable) -> Iterator[None]:
         yield
 
 
+def print_notes(notes: Sequence[str]) -> None:
+    """How owners are run, for those who wonder."""
+    for line in notes:
+        console.print(Text(line, style="dim"))
+
+
 class TrialsProgress:
     """How far a comparison is: trials done, and what each running one has reached.
 

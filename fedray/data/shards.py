@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from fedray.config.data import HeartDisease, Images, Synthetic
@@ -24,6 +22,7 @@ from fedray.data.rows import Rows, share_of, take
 from fedray.data.sklearn_sets import load_pool, pooled_schema
 from fedray.data.splits import deal
 from fedray.data.store import open_store, write_store
+from fedray.environment import cache_folder
 from fedray.errors import DataError
 from fedray.seeds import generator
 from fedray.values import Examples, Schema
@@ -80,7 +79,7 @@ def ensure_store(data: StoredData) -> Path:
     Raises:
         DataError: the split cannot be dealt, or files of heart disease are missing.
     """
-    path = cache_folder() / f"{_key(data)}.arrow"
+    path = cache_folder() / "shards" / f"{_key(data)}.arrow"
     if not path.is_file():
         write_store(path, shards(data))
     return path
@@ -96,13 +95,6 @@ def shards(data: StoredData) -> Iterator[Rows]:
         yield from (heart.read_hospital(data.path, name) for name in heart.HOSPITALS)
     else:
         yield from _dealt(data)
-
-
-def cache_folder() -> Path:
-    """``$FEDRAY_CACHE/shards``, else ``shards`` in the user's cache folder."""
-    chosen = os.environ.get("FEDRAY_CACHE")
-    root = Path(chosen) if chosen else platformdirs.user_cache_path("fedray")
-    return root / "shards"
 
 
 def _number(data: SimulatedData, owner: str) -> int:

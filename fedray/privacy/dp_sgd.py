@@ -12,9 +12,9 @@ from __future__ import annotations
 import secrets
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedray import seeds
-from fedray.privacy.account import Account
 from fedray.privacy.accounting import calibrate
 from fedray.privacy.events import Charge, SampledGaussian
 from fedray.privacy.private_modules import check_private, make_private
-from fedray.tasks.descent import Batch, Steps, count_steps
+from fedray.tasks.descent import Clipping, Draws, Steps, count_steps
+from fedray.tasks.randomness import reseed
 from fedray.values import Assignment, Work
 
 __all__ = ["DpSgdPlan", "NoisyOptimizer", "PrivateDescent", "check_private", "make_private"]
@@ -120,6 +120,22 @@ class _NoisyOptimizer(NoisyOptimizer):
         return ready
 
 
+class Charges(Protocol):
+    """As much of an owner's account as training needs; see ``fedray.privacy.account``."""
+
+    def charge(self, round: int, charge: Charge) -> None: ...
+
+    def settle(self, round: int, count: int) -> None: ...
+
+
+class NoCharges:
+    """The account of made-up rows."""
+
+    def charge(self, round: int, charge: Charge) -> None: ...
+
+    def settle(self, round: int, count: int) -> None: ...
+
+
 class PrivateDescent:
     """Poisson batches and Opacus's optimizer; every round is charged to the owner's account before it starts.
 
@@ -132,57 +148,61 @@ class PrivateDescent:
     _optimizer: ClassVar[type[NoisyOptimizer]] = _NoisyOptimizer
     _steps: ClassVar[type[Steps]] = Steps
 
-    def __init__(self, plan: DpSgdPlan, account: Account, unsafe_replay_seed: int | None = None) -> None:
+    def __init__(self, plan: DpSgdPlan, account: Charges, unsafe_replay_seed: int | None = None) -> None:
         self._plan = plan
         self._account = account
         self._unsafe_replay_seed = unsafe_replay_seed
-        self._wrapped: Any = None
 
-    def begin(
-        self,
-        module: nn.Module,
-        optimizer: Optimizer,
-        features: Tensor,
-        targets: Tensor,
-        assignment: Assignment,
-        seed: int,
-    ) -> Steps:
-        """Charge the account, then hand out the steps.
+    def count(self, assignment: Assignment, n_rows: int) -> int:  # noqa: ARG002  # the plan's rows are those charged
+        """The assignment's steps, or its epochs' expected batches over the planned rows."""
+        return count_steps(assignment.work, self._plan.n_rows, self._plan.batch_size)
 
-        Dropout draws masks for a batch from PyTorch's generator, so that with a known seed one row more would move the
-        masks of the others, and with them the sum by more than the clip: it is seeded in secret.
+    def draw(self, assignment: Assignment, n_rows: int, seed: int) -> Draws:
+        """Charge the account, then hand out the batches, and what their noise is drawn from.
 
         Raises:
             BudgetExhausted: the round would overspend.
         """
-        plan = self._plan
-        n_steps = count_steps(assignment.work, plan.n_rows, plan.batch_size)
+        plan, n_steps = self._plan, self.count(assignment, n_rows)
         self._account.charge(assignment.plan.round, plan.charge(n_steps))
-        if self._wrapped is None:
-            self._wrapped = self._wrap(module)
-        private = self._optimizer(
-            optimizer,
-            noise_multiplier=plan.noise_multiplier,
-            max_grad_norm=plan.clip,
-            expected_batch_size=plan.sample_rate * plan.n_rows,
-            noise=self._generator(seed, "noise"),
-        )
-        if self._unsafe_replay_seed is None:
-            torch.manual_seed(secrets.randbits(63))
-        coins = self._generator(seed, "batches")
-        batches = _batches(coins, plan.sample_rate, n_steps, features, targets)
-        return self._steps(self._wrapped, private, batches, n_steps)
+        noise, coins = self._generator(seed, "noise"), self._generator(seed, "batches")
+        clipping = Clipping(plan.clip, plan.noise_multiplier, plan.sample_rate * plan.n_rows, noise)
+        return Draws(_batches(coins, plan.sample_rate, n_steps, n_rows), n_steps, clipping)
 
-    def _wrap(self, module: nn.Module) -> nn.Module:
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with Opacus's hooks, which find every row's gradient."""
         wrapped: nn.Module = GradSampleModule(module)
         return wrapped
+
+    def steps(self, model: nn.Module, optimizer: Optimizer, draws: Draws) -> Steps:
+        """Opacus's optimizer around the given one.
+
+        Dropout draws masks for a batch from PyTorch's generator, so that with a known seed one row more would move the
+        masks of the others, and with them the sum by more than the clip: it is seeded in secret.
+        """
+        assert draws.clipping is not None
+        private = self._optimizer(
+            optimizer,
+            noise_multiplier=draws.clipping.noise_multiplier,
+            max_grad_norm=draws.clipping.clip,
+            expected_batch_size=draws.clipping.expected_batch_size,
+            noise=draws.clipping.noise,
+        )
+        if self._unsafe_replay_seed is None:
+            reseed(secrets.randbits(63), next(model.parameters()).device)
+        return self._steps(model, private)
 
     @property
     def releases_statistics(self) -> bool:
         return False
 
     def end(self, assignment: Assignment, n_steps: int) -> None:
+        """Give back what a deadline cut off."""
         self._account.settle(assignment.plan.round, n_steps)
+
+    def rehearsal(self, n_rows: int) -> PrivateDescent:
+        """The same plan for made-up rows, on nobody's account and replayed."""
+        return type(self)(replace(self._plan, n_rows=n_rows), NoCharges(), 0)
 
     def _generator(self, seed: int, purpose: str) -> np.random.Generator:
         if self._unsafe_replay_seed is None:
@@ -190,10 +210,7 @@ class PrivateDescent:
         return seeds.generator(self._unsafe_replay_seed, purpose, seed)
 
 
-def _batches(
-    coins: np.random.Generator, sample_rate: float, n_steps: int, features: Tensor, targets: Tensor
-) -> Iterator[Batch]:
+def _batches(coins: np.random.Generator, sample_rate: float, n_steps: int, n_rows: int) -> Iterator[Tensor]:
     """Poisson batches: each row is in each batch with the same probability; a batch may be empty."""
     for _ in range(n_steps):
-        chosen = torch.from_numpy(np.flatnonzero(coins.random(len(targets)) < sample_rate)).to(targets.device)
-        yield features[chosen], targets[chosen]
+        yield torch.from_numpy(np.flatnonzero(coins.random(n_rows) < sample_rate))

@@ -33,11 +33,12 @@ from opacus.grad_sample.linear import compute_linear_grad_sample, compute_linear
 from opacus.optimizers import DPOptimizerFastGradientClipping
 from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fedray.errors import ModelError
 from fedray.privacy.dp_sgd import NoisyOptimizer, PrivateDescent
 from fedray.privacy.private_modules import FAILURES, is_close, probe_of
-from fedray.tasks.descent import Steps
+from fedray.tasks.descent import Draws, Steps
 from fedray.tasks.losses import Loss, per_row
 from fedray.values import Schema
 
@@ -116,8 +117,15 @@ class GhostDescent(PrivateDescent):
     _optimizer = _NoisyOptimizer
     _steps = _GhostSteps
 
-    def _wrap(self, module: nn.Module) -> nn.Module:
-        return _GhostModule(module, loss_reduction="sum", max_grad_norm=self._plan.clip)
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with Opacus's hooks, which find the norm of every row's gradient."""
+        return _GhostModule(module, loss_reduction="sum")
+
+    def steps(self, model: nn.Module, optimizer: Optimizer, draws: Draws) -> Steps:
+        """Opacus's optimizer around the given one; the model, which owners share, clips at this owner's norm."""
+        steps = super().steps(model, optimizer, draws)
+        steps.model.max_grad_norm = self._plan.clip  # type: ignore[attr-defined]
+        return steps
 
 
 def check_ghost(module: nn.Module, loss: Loss, schema: Schema) -> None:

@@ -1,4 +1,8 @@
-"""Local descent without privacy: shuffled minibatches, and the optimizer as it is."""
+"""Local descent in two halves: which rows make up each step is drawn first, how their gradients are made comes after.
+
+So an owner's draws are its own, whether it is trained by itself or in one computation with many others. Here are the
+shapes of both halves, and the descent without privacy: shuffled minibatches, and the optimizer as it is.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +10,102 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fedray.tasks.losses import Loss
 from fedray.values import Assignment, Work
 
-Batch = tuple[Tensor, Tensor]
+
+@dataclass(frozen=True, repr=False)
+class Clipping:
+    """What makes the gradients of a step private: every row's is clipped, noise is added to the sum.
+
+    Attributes:
+        clip: norm to which each row's gradient is clipped.
+        noise_multiplier: deviation of the noise over ``clip``.
+        expected_batch_size: what the noised sum is divided by.
+        noise: where the noise is drawn from; secret.
+    """
+
+    clip: float
+    noise_multiplier: float
+    expected_batch_size: float
+    noise: np.random.Generator
+
+
+@dataclass(frozen=True, repr=False)
+class Draws:
+    """One owner's rows of one round.
+
+    Attributes:
+        batches: numbers of the rows of every step, of shape ``(n,)``; drawn as they are asked for.
+        n_steps: how many there are.
+        clipping: what makes their gradients private; None where nothing does.
+    """
+
+    batches: Iterator[Tensor]
+    n_steps: int
+    clipping: Clipping | None = None
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What the training loop walks through: a model to call, an optimizer to step, batches to do it on."""
+    """How one owner makes steps by itself: a model to call and an optimizer to step."""
 
     model: Callable[[Tensor], Tensor]
     optimizer: Optimizer
-    batches: Iterator[Batch]
-    n_steps: int
+
+    def clear(self) -> None:
+        """Forget the gradients of the step before."""
+        self.optimizer.zero_grad()
 
     def backward(self, loss: Loss, features: Tensor, targets: Tensor) -> None:
         """Leave the gradient of a batch's mean loss where the optimizer looks for it."""
         loss(self.model(features), targets).backward()
 
+    def step(self) -> None:
+        """Move the parameters."""
+        self.optimizer.step()
+
+
+class BareSteps(Steps):
+    """The same steps of an optimizer that nothing hooks into, without PyTorch's profiling around each."""
+
+    def clear(self) -> None:
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def step(self) -> None:
+        type(self.optimizer).step.__wrapped__(self.optimizer)  # type: ignore[attr-defined]
+
+
+def is_bare(optimizer: Optimizer) -> bool:
+    """Whether ``BareSteps`` may take its steps: PyTorch's own SGD or Adam, and no hook before or after its step."""
+    kind = type(optimizer)
+    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    shared_hooks = _global_optimizer_pre_hooks or _global_optimizer_post_hooks
+    return kind in (SGD, Adam) and hasattr(kind.step, "__wrapped__") and not (hooks or shared_hooks)
+
 
 class Descent(Protocol):
     """How batches are drawn and how losses become steps."""
 
-    def begin(
-        self,
-        module: nn.Module,
-        optimizer: Optimizer,
-        features: Tensor,
-        targets: Tensor,
-        assignment: Assignment,
-        seed: int,
-    ) -> Steps:
-        """The steps of one round."""
+    def count(self, assignment: Assignment, n_rows: int) -> int:
+        """Steps that the assignment's work takes; nothing is drawn."""
+
+    def draw(self, assignment: Assignment, n_rows: int, seed: int) -> Draws:
+        """The rows of every step of one round; what they cost is charged here."""
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module in the form in which ``steps`` wants it; done once for all descents of one class."""
+
+    def steps(self, model: nn.Module, optimizer: Optimizer, draws: Draws) -> Steps:
+        """How gradients of the draws become steps, for an owner that is trained by itself."""
 
     @property
     def releases_statistics(self) -> bool:
@@ -50,6 +113,9 @@ class Descent(Protocol):
 
     def end(self, assignment: Assignment, n_steps: int) -> None:
         """Called with the number of steps that were really taken."""
+
+    def rehearsal(self, n_rows: int) -> Descent:
+        """The same for made-up rows: costs nobody anything, and draws the same whenever it is asked."""
 
 
 def count_steps(work: Work, n_rows: int, batch_size: int) -> int:
@@ -63,18 +129,22 @@ class ShuffledDescent:
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
 
-    def begin(
-        self,
-        module: nn.Module,
-        optimizer: Optimizer,
-        features: Tensor,
-        targets: Tensor,
-        assignment: Assignment,
-        seed: int,
-    ) -> Steps:
+    def count(self, assignment: Assignment, n_rows: int) -> int:
+        """The assignment's steps, or its epochs' batches."""
+        return count_steps(assignment.work, n_rows, self._batch_size)
+
+    def draw(self, assignment: Assignment, n_rows: int, seed: int) -> Draws:
         """Batches for the assignment's work, in an order that only the seed decides."""
-        n_steps = count_steps(assignment.work, len(targets), self._batch_size)
-        return Steps(module, optimizer, self._batches(features, targets, n_steps, seed), n_steps)
+        n_steps = self.count(assignment, n_rows)
+        return Draws(self._batches(n_rows, n_steps, seed), n_steps)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module itself."""
+        return module
+
+    def steps(self, model: nn.Module, optimizer: Optimizer, draws: Draws) -> Steps:  # noqa: ARG002
+        """Model and optimizer as they are."""
+        return BareSteps(model, optimizer) if is_bare(optimizer) else Steps(model, optimizer)
 
     @property
     def releases_statistics(self) -> bool:
@@ -83,15 +153,13 @@ class ShuffledDescent:
     def end(self, assignment: Assignment, n_steps: int) -> None:
         """Nothing to settle."""
 
-    def _batches(self, features: Tensor, targets: Tensor, n_steps: int, seed: int) -> Iterator[Batch]:
+    def rehearsal(self, n_rows: int) -> ShuffledDescent:  # noqa: ARG002
+        """This one."""
+        return self
+
+    def _batches(self, n_rows: int, n_steps: int, seed: int) -> Iterator[Tensor]:
         order = torch.Generator().manual_seed(seed)
         while n_steps > 0:
-            permutation = torch.randperm(len(targets), generator=order).to(targets.device)
-            batches = zip(
-                features[permutation].split(self._batch_size),
-                targets[permutation].split(self._batch_size),
-                strict=True,
-            )
-            for batch, _ in zip(batches, range(n_steps), strict=False):
-                yield batch
-                n_steps -= 1
+            batches = torch.randperm(n_rows, generator=order).split(self._batch_size)[:n_steps]
+            yield from batches
+            n_steps -= len(batches)

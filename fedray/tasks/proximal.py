@@ -24,14 +24,26 @@ def pull_to_start(optimizer: Optimizer, parameters: Sequence[Tensor], mu: float)
         parameters: what it optimises.
         mu: weight of the proximal term; 0 leaves the optimizer as it is.
     """
+    if mu != 0:
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        pull_to(optimizer, trained, [parameter.detach().clone() for parameter in trained], mu)
+
+
+def pull_to(optimizer: Optimizer, parameters: Sequence[Tensor], anchors: Sequence[Tensor], mu: float) -> None:
+    """Make every step of ``optimizer`` add ``mu (p - anchor)`` to the gradients.
+
+    Args:
+        optimizer: the innermost optimizer.
+        parameters: what it optimises.
+        anchors: one a parameter, of its shape or one that stretches to it.
+        mu: weight of the proximal term; 0 leaves the optimizer as it is.
+    """
     if mu == 0:
         return
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    start = [parameter.detach().clone() for parameter in trained]
 
     @torch.no_grad()
     def pull(*_: Any) -> None:
-        for parameter, anchor in zip(trained, start, strict=True):
+        for parameter, anchor in zip(parameters, anchors, strict=True):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - anchor, alpha=mu)
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from toys import MODELS, PLAIN, TABLE, assignment, make_fixed_point, make_module, make_sealer, plan, shard, torch_task
 
 from fedray.build import check, open_federation, open_owner
-from fedray.build import make_module as experiment_module
 from fedray.config import Experiment
 from fedray.errors import ConfigError, ModelError
-from fedray.owners import InProcessCohort, Owner
+from fedray.making import make_module as experiment_module
+from fedray.owners import Owner
+from fedray.pools import InProcessCohort
 from fedray.privacy.account import Account
 from fedray.privacy.accounting import spent
 from fedray.privacy.dp_sgd import DpSgdPlan, PrivateDescent, check_private, make_private
@@ -192,7 +193,7 @@ def test_steps_that_a_deadline_cut_off_are_given_back(tmp_path: Path) -> None:
 def test_an_owner_whose_budget_is_spent_refuses_and_the_round_goes_on(tmp_path: Path) -> None:
     budget = pld_epsilon([(4 / N_ROWS, 0.8, 7)]) * 1.02
     task = _task(tmp_path, budget=budget)
-    account = task._descent._account  # type: ignore[attr-defined]
+    account = task.descent._account  # type: ignore[attr-defined]
     vector = task.initial(0)
     sealer = make_sealer(PLAIN, "a", make_fixed_point(PLAIN, vector.size, 3))
     owner = Owner("a", shard(N_ROWS), task, sealer, 0, account)
@@ -211,7 +212,7 @@ def test_empty_batches_train_finitely_and_count(model: str, tmp_path: Path) -> N
     """At one expected row of 12 a third of the batches is empty; each is a step, with noise."""
     sizes: list[int] = []
     task = _task(tmp_path, model, dp=DpSgdPlan(N_ROWS, 1, 0.5, 0.8))
-    task._module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    task.bench.module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     update = task.train(task.initial(0), assignment(plan(30, "steps")), shard(N_ROWS, 3, MODELS[model][1]), 0)
     assert len(sizes) < 27
     assert min(sizes) >= 1
@@ -222,13 +223,9 @@ def test_empty_batches_train_finitely_and_count(model: str, tmp_path: Path) -> N
 
 def test_batches_are_poisson() -> None:
     """Sizes of batches are binomial; a row's chance does not depend on the others."""
-    sizes: list[int] = []
-    descent = PrivateDescent(DpSgdPlan(20, 5, 1.0, 1.0), _NoAccount(), 3)  # type: ignore[arg-type]
-    module, rows = nn.Linear(5, 3), torch.zeros(20, 5)
-    steps = descent.begin(
-        module, torch.optim.SGD(module.parameters(), lr=0.1), rows, torch.zeros(20), assignment(plan(2000, "steps")), 0
-    )
-    sizes = [len(x) for x, _ in steps.batches]
+    descent = PrivateDescent(DpSgdPlan(20, 5, 1.0, 1.0), _NoAccount(), 3)
+    draws = descent.draw(assignment(plan(2000, "steps")), 20, 0)
+    sizes = [len(rows) for rows in draws.batches]
     assert len(sizes) == 2000
     assert np.mean(sizes) == pytest.approx(5.0, abs=0.2)
     assert np.var(sizes) == pytest.approx(20 * 0.25 * 0.75, rel=0.15)
@@ -236,6 +233,8 @@ def test_batches_are_poisson() -> None:
 
 class _NoAccount:
     def charge(self, round: int, charge: Charge) -> None: ...
+
+    def settle(self, round: int, count: int) -> None: ...
 
 
 def test_without_replay_neither_noise_nor_batches_follow_the_seed(tmp_path: Path) -> None:

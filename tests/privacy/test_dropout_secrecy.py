@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,13 @@ def seeds_of_two_rounds(folder: Path, replay: int | None) -> list[int]:
     account = Account(Ledger(LedgerFile(folder / "ledger", "process"), "a"), "run", "toy", "example", 1e-5, None)
     descent = PrivateDescent(DpSgdPlan(6, 3, 1.0, 1.0), account, replay)
     module = nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3))
+    wrapped = descent.wrap(module)
     found = []
     for _ in range(2):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(5)
-            optimizer = partial(torch.optim.SGD, lr=0.1)(module.parameters())
-            descent.begin(
-                module, optimizer, torch.zeros(6, 5), torch.zeros(6, dtype=torch.int64), assignment(plan()), 5
-            )
+            optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+            descent.steps(wrapped, optimizer, descent.draw(assignment(plan()), 6, 5))
             found.append(torch.initial_seed())
     return found
 

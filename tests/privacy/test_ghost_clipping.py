@@ -20,7 +20,7 @@ from toys import IMAGE, MODELS, TABLE, assignment, examples, make_module, plan, 
 from fedray.build import check, open_federation
 from fedray.config import Experiment
 from fedray.errors import ModelError
-from fedray.owners import InProcessCohort
+from fedray.pools import InProcessCohort
 from fedray.privacy.dp_sgd import DpSgdPlan, PrivateDescent, make_private
 from fedray.privacy.events import Charge
 from fedray.privacy.ghost_clipping import GhostDescent, check_ghost
@@ -43,12 +43,12 @@ class _Charges:
     def charge(self, round: int, charge: Charge) -> None:
         self.charged.append(charge)
 
-    def settle(self, round: int, n_steps: int) -> None:
-        self.settled.append(n_steps)
+    def settle(self, round: int, count: int) -> None:
+        self.settled.append(count)
 
 
 def _descent(kind: type[PrivateDescent], batch_size: int = 4, clip: float = CLIP) -> PrivateDescent:
-    return kind(DpSgdPlan(N_ROWS, batch_size, clip, 0.8), _Charges(), 5)  # type: ignore[arg-type]
+    return kind(DpSgdPlan(N_ROWS, batch_size, clip, 0.8), _Charges(), 5)
 
 
 def _private(name: str) -> nn.Module:
@@ -135,9 +135,9 @@ def test_a_named_loss_is_the_mean_of_what_it_is_a_row(loss: str) -> None:
 
 
 def _steps(kind: type[PrivateDescent], module: nn.Module, clip: float = CLIP) -> Steps:
+    descent = _descent(kind, clip=clip)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    nothing = torch.zeros(N_ROWS)
-    return _descent(kind, clip=clip).begin(module, optimizer, nothing, nothing, assignment(plan(1, "steps")), 0)
+    return descent.steps(descent.wrap(module), optimizer, descent.draw(assignment(plan(1, "steps")), N_ROWS, 0))
 
 
 def _summed(module: nn.Module, loss: Loss, features: Tensor, targets: Tensor, clip: float = CLIP) -> Tensor:
@@ -240,7 +240,7 @@ def test_charges_are_those_of_clipping_example_by_example() -> None:
     accounts = []
     for kind in (PrivateDescent, GhostDescent):
         accounts.append(account := _Charges())
-        descent = kind(DpSgdPlan(N_ROWS, 4, CLIP, 0.8), account, 5)  # type: ignore[arg-type]
+        descent = kind(DpSgdPlan(N_ROWS, 4, CLIP, 0.8), account, 5)
         task = TorchTask(partial(nn.Linear, 5, 3), cross_entropy, {}, partial(torch.optim.SGD, lr=0.1), descent)
         task.train(task.initial(0), assignment(plan(2)), shard(N_ROWS), 0)
     assert accounts[0].charged == accounts[1].charged != []
