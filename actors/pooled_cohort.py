@@ -126,7 +126,8 @@ class PooledCohort:
             for pool, names in zip(self._pools, self._shares(owners), strict=True)
             if names
         ]
-        for ref in refs:
+        while refs:
+            (ref,), refs = ray.wait(refs, num_returns=1)
             try:
                 tallies, worked = ray.get(ref)
             except RayActorError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +29,9 @@ from fedray.errors import FedrayError, ResourcesError, RunError
 from fedray.pooling import PoolMaker, known_population
 from fedray.protecting import OpensKeyHolder
 from fedray.values import Population, RoundRecord, Vector
+
+_REPORTED_S = 1.0
+"""How often Ray's processes report what they did."""
 
 
 @contextmanager
@@ -60,8 +64,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 def write_timeline(path: Path) -> None:
     """Leave in a file when Ray's processes did what, in Chrome's trace format.
 
-    For as long as actors live: those that end take what they did in their last second with them.
+    Comes before actors end: what they did in their last second, and have not yet reported, ends with them.
     """
+    time.sleep(_REPORTED_S)
     ray.timeline(str(path))
 
 

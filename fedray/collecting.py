@@ -107,7 +107,7 @@ def collect(federation: Federation, state: ServerState, asked: Asked, combiner: 
                 require_account(cover, state.spending.spent.get(cover.owner))
             _add(combiner, answer)
             sealed |= {cover.owner: cover for cover in covers}
-            bytes_up += answer.payload.nbytes + sum(len(cover.proof) for cover in covers)
+            bytes_up += sum(answer.payload.nbytes + len(cover.proof) for cover in covers)
         except UpdateRefused as error:
             absent |= {one.owner: Absent(one.owner, one.round, "rejected", error.found, one.spent) for one in covers}
         clock.lap("combine")

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def _keep(path: Path, content: bytes) -> None:
 
 def _key(experiment: Experiment, device: torch.device) -> str:
     raw: dict[str, Any] = yaml.safe_load(as_yaml(experiment))
-    machine = [platform.machine(), platform.node(), os.cpu_count(), torch.__version__, _name(device)]
+    machine = [version("fedray"), platform.machine(), platform.node(), os.cpu_count(), torch.__version__, _name(device)]
     return hashlib.sha256(json.dumps([machine, [raw.get(one) for one in _SECTIONS]]).encode()).hexdigest()[:32]
 
 

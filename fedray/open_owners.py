@@ -58,6 +58,7 @@ class OpenOwners:
         self._budget_bytes = budget_bytes
         self._open: OrderedDict[str, Owner] = OrderedDict()
         self._round_of: dict[str, int] = {}
+        self._newest = 1
         self._nbytes = 0
         self._lock = RLock()
 
@@ -72,16 +73,19 @@ class OpenOwners:
                 self._nbytes += self._open[name].nbytes
             self._open.move_to_end(name)
             if round:
-                self._round_of[name] = round
+                self._round_of[name] = max(round, self._round_of.get(name, 0))
+                self._newest = max(round, self._newest)
             self._let_go(besides=name)
             return self._open[name]
 
     def _let_go(self, besides: str) -> None:
-        if self._nbytes <= self._budget_bytes:
-            return
-        newest = max(self._round_of.values(), default=0)
-        for name in [name for name in self._open if name != besides and self._round_of.get(name, -1) < newest - 1]:
-            if self._nbytes <= self._budget_bytes:
-                return
-            self._nbytes -= self._open.pop(name).nbytes
-            self._round_of.pop(name, None)
+        """Close those used longest ago, as many as it takes; those that are needed soon count as just used."""
+        n_left = len(self._open)
+        while self._nbytes > self._budget_bytes and n_left:
+            n_left -= 1
+            name = next(iter(self._open))
+            if name == besides or self._round_of.get(name, -1) >= self._newest - 1:
+                self._open.move_to_end(name)
+            else:
+                self._nbytes -= self._open.pop(name).nbytes
+                self._round_of.pop(name, None)

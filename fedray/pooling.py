@@ -22,7 +22,7 @@ from fedray.tasks.choosing import choose
 from fedray.tasks.device import take_share
 from fedray.tasks.many import ManyOwners
 from fedray.tasks.torch_task import TorchTask
-from fedray.tasks.treatable import treatable
+from fedray.tasks.treatable import is_evaluated_alike, treatable
 from fedray.values import Assignment, Choice, Population, Schema
 
 _BUDGET_BYTES = 2**28
@@ -48,14 +48,12 @@ class PoolMaker:
         """How many owners are best trained at once here; ``sizes`` are training rows of some of them."""
         if not isinstance(self._task, TorchTask):
             return Choice(1, "one owner at a time: the task is your own")
-        found = remembered(self._experiment, self._task.device, partial(self._measured, self._task, sizes))
+        found = remembered(
+            self._experiment, self._task.device, partial(choose, self._task, self._schema, sizes, self._asked)
+        )
         if found.at_once > 1 and (reason := treatable(self._task, self._schema)):
             return Choice(1, f"one owner at a time: {reason}")
         return found
-
-    def _measured(self, task: TorchTask, sizes: Sequence[int]) -> Choice:
-        found = choose(task, self._schema, sizes, self._asked)
-        return Choice(found.at_once, found.line)
 
     def trainer(self, at_once: int) -> Trainer:
         """What trains so many owners at once.
@@ -63,16 +61,21 @@ class PoolMaker:
         Raises:
             ConfigError: owners cannot be trained together.
         """
-        if at_once == 1:
+        if self._is_pinned_to_one or not isinstance(self._task, TorchTask):
             return OneByOne()
-        assert isinstance(self._task, TorchTask), "refused by the configuration"
-        if reason := treatable(self._task, self._schema):
+        if at_once > 1 and (reason := treatable(self._task, self._schema)):
             raise ConfigError(
                 f"simulation.at_once {at_once}, but owners cannot be trained together: {reason}",
                 "at_once: 1, or a model that can be trained so",
                 "set simulation.at_once to 1 or auto",
             )
-        return ManyOwners(self._task, at_once)
+        together = at_once > 1 or is_evaluated_alike(self._task, self._schema)
+        return ManyOwners(self._task, at_once) if together else OneByOne()
+
+    @property
+    def _is_pinned_to_one(self) -> bool:
+        simulation = self._experiment.simulation
+        return isinstance(simulation, Pooled) and simulation.at_once == 1
 
     @property
     def _asked(self) -> Assignment:

@@ -9,7 +9,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -39,14 +39,13 @@ Place = Callable[[Exception], str]
 
 SOME = 256
 """Owners whose sizes stand for all."""
-ROWS = 4096
-"""Rows that are evaluated together, where owners are trained together."""
 
 
 class OneByOne:
     """One owner after the other: the same bits as an owner by itself."""
 
     at_once = 1
+    rows_at_once = 0
 
     def train(self, vector: Vector, jobs: Sequence[Job]) -> Sequence[Update | FedrayError]:
         return [_trained(vector, job) for job in jobs]
@@ -108,7 +107,7 @@ class Pool:
         return {name: self._answer(name, round, message) for name, message in messages.items()}
 
     def evaluate(self, vector: Vector, part: Part, names: Sequence[str]) -> Iterator[tuple[str, Tally]]:
-        """Tallies of these owners; owners without a budget for it give none."""
+        """Tallies of these owners; owners without a budget for it give none, nor do those that fail in an actor."""
         for batch in self._batches(part, names):
             yield from self._tallies(vector, part, batch)
 
@@ -162,7 +161,7 @@ class Pool:
     ) -> Sealed | Absent:
         if isinstance(trained, Absent):
             return trained
-        return self._attempt(assignment, partial(owner.finish, vector, assignment, trained, terms, seconds))
+        return self._attempt(assignment, partial(owner.finish, vector, assignment, trained, terms, seconds), owner)
 
     def _added(self, answer: Sealed | Absent) -> Sealed | Absent | None:
         """What of an answer must travel by itself."""
@@ -174,11 +173,11 @@ class Pool:
             return Absent(answer.owner, answer.round, "rejected", error.found, answer.spent)
         return None
 
-    def _attempt(self, assignment: Assignment, what: Callable[[], T]) -> T | Absent:
+    def _attempt(self, assignment: Assignment, what: Callable[[], T], owner: Owner | None = None) -> T | Absent:
         try:
             return what()
         except Exception as error:
-            return self._failed(assignment, error)
+            return self._failed(assignment, error, owner)
 
     def _failed(self, assignment: Assignment, error: Exception, owner: Owner | None = None) -> Absent:
         if self._place is None:
@@ -195,28 +194,31 @@ class Pool:
             return Absent(name, round, "failed", self._place(error))
 
     def _batches(self, part: Part, names: Sequence[str]) -> Iterator[Sequence[Owner]]:
-        """Owners that are evaluated together: by themselves where they are trained by themselves."""
-        most = ROWS if self.trainer.at_once > 1 else 0
+        """Owners that are evaluated together."""
         batch: list[Owner] = []
         n_rows = 0
         for name in names:
-            with self._during("open"):
+            with self._during("open"), self._leaving_out():
                 batch.append(self._owners.take(name))
-            n_rows += len(batch[-1].rows(part))
-            if n_rows >= most:
+                n_rows += len(batch[-1].rows(part))
+            if batch and n_rows >= self.trainer.rows_at_once:
                 yield batch
                 batch, n_rows = [], 0
         if batch:
             yield batch
 
     def _tallies(self, vector: Vector, part: Part, owners: Sequence[Owner]) -> Iterator[tuple[str, Tally]]:
-        with self._during("evaluate"):
+        released = {}
+        with self._during("evaluate"), self._leaving_out():
             found = self.trainer.evaluate(vector, owners[0].task, [owner.rows(part) for owner in owners])
-            released = {}
             for owner, tally in zip(owners, found, strict=True):
                 with suppress(BudgetExhausted):
                     released[owner.name] = owner.released(lambda tally=tally: tally)  # type: ignore[misc]
         yield from released.items()
+
+    def _leaving_out(self) -> AbstractContextManager[None]:
+        """Goes on without owners that fail, where an exception that nobody foresaw is not let through."""
+        return suppress(Exception) if self._place else nullcontext()
 
     @contextmanager
     def _during(self, what: str) -> Iterator[None]:

@@ -69,6 +69,10 @@ class Trainer(Protocol):
     def at_once(self) -> int:
         """Owners that are trained together."""
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows up to which owners are evaluated together; 0 where each is by itself."""
+
     def train(self, vector: Vector, jobs: Sequence[Job]) -> Sequence[Update | FedrayError]:
         """What each job gives, in order: an update, or the error for which there is none."""
 

@@ -84,8 +84,8 @@ class Run:
         experiment: what is run.
         directory: where records and model are written.
         notes: lines that tell the user how owners are run; there once the first record is.
-        rounds_s: for each record so far, the time that it took to come and to be written.
-        records_s: of that, the time that it took to be written.
+        rounds_s: for each record so far, seconds from the one before until it was written, the caller's included.
+        records_s: of these, how many it took to be written.
     """
 
     def __init__(self, experiment: Experiment, directory: Path, open_server: Callable[[ExitStack], Federating]) -> None:
@@ -111,7 +111,10 @@ class Run:
             (self.directory / "experiment.yaml").write_text(as_yaml(self.experiment))
             try:
                 self.notes = server.notes()
-                while (record := self._advance(server, writer)) is not None:
+                ended = time.perf_counter()
+                while (record := server.advance()) is not None:
+                    server.begin()
+                    ended = self._write(writer, record, ended)
                     yield record
                 save_file(state_dict(self.experiment, server.vector()), self.directory / MODEL)
                 status = "exhausted" if server.is_exhausted() else "complete"
@@ -119,18 +122,14 @@ class Run:
                 status = "interrupted"
                 raise
 
-    def _advance(self, server: Federating, writer: RecordWriter) -> RoundRecord | None:
-        """The next record, written and timed."""
+    def _write(self, writer: RecordWriter, record: RoundRecord, before: float) -> float:
+        """Write a record, and how long that took since the one before; when it was done."""
         started = time.perf_counter()
-        if (record := server.advance()) is None:
-            return None
-        came = time.perf_counter()
-        server.begin()
         writer.write(record)
         ended = time.perf_counter()
-        self.rounds_s.append(ended - started)
-        self.records_s.append(ended - came)
-        return record
+        self.rounds_s.append(ended - before)
+        self.records_s.append(ended - started)
+        return ended
 
 
 def run(

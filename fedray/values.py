@@ -297,10 +297,12 @@ class Choice:
     Attributes:
         at_once: owners in one batched computation; 1 for one after the other.
         line: why, for the reader.
+        seconds: time that one owner's round takes so; 0 where it was not measured.
     """
 
     at_once: int
     line: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,7 +425,7 @@ class RoundRecord:
         epsilon_rdp: that owner's by Renyi DP.
         accountant: whose figure ``epsilon`` is.
         sum: how the sum was protected.
-        bytes_up: sealed updates and protocol messages received.
+        bytes_up: sealed updates and protocol messages received, as many as owners sent, wherever they were added up.
         bytes_down: model, one copy an owner, and protocol messages sent.
         seconds: wall time by phase: prepare, train, combine, open, step, evaluate, and the round's total.
         at_once: owners that a process trained as one batched computation; 1 where it trained one after the other.

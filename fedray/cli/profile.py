@@ -15,6 +15,8 @@ from fedray.report.profile import Profile, Stretch, as_json, profile
 from fedray.running import TIMELINE, Run
 
 PROFILE = "profile.json"
+_REST_OF_PROCESSES = "rest: idle while the server works, and the protection's messages"
+_REST_OF_ACTORS = "rest: serialise, seal, evaluate, wait; not told apart where each owner is an actor"
 
 
 def show_profile(run: Run, records: RunRecords, *, in_process: bool) -> None:
@@ -25,6 +27,7 @@ def show_profile(run: Run, records: RunRecords, *, in_process: bool) -> None:
     for title, stretches in (("Server, wall time of a round", found.server), (_owners(found), found.owners)):
         console.print(f"\n{title}", style="bold", highlight=False)
         console.print(_table(stretches))
+    console.print(_REST_OF_ACTORS if found.is_derived else _REST_OF_PROCESSES, style="dim", highlight=False)
     console.print()
     for line in _lines(found, run):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -50,7 +53,8 @@ def _table(stretches: Sequence[Stretch]) -> Table:
         rounds = "" if one.title == "first round" else f" ({one.n_rounds})"
         table.add_column(f"{one.title}{rounds}\nms", justify="right")
         table.add_column("\nshare", justify="right")
-    for part in dict.fromkeys(part for one in stretches for part in one.seconds):
+    longest_first = sorted(stretches, key=lambda one: len(one.seconds), reverse=True)
+    for part in dict.fromkeys(part for one in longest_first for part in one.seconds):
         table.add_row(part, *(cell for one in stretches for cell in _cells(one, part)))
     table.add_row("all", *(cell for one in stretches for cell in (_milliseconds(one.total), "")), style="bold")
     return table
@@ -69,7 +73,8 @@ def _milliseconds(seconds: float) -> str:
 def _lines(found: Profile, run: Run) -> Iterator[str]:
     """The pace, the traffic, and where the files are."""
     if found.round_s:
-        yield f"{1 / found.round_s:.3g} rounds/s after the first, records written; owners at once: {found.at_once}"
+        pace = f"{1 / found.round_s:.3g} rounds/s after the first, {_milliseconds(found.round_s)} ms each on average"
+        yield f"{pace}; owners at once: {found.at_once}"
     yield f"a round: {numbers.size(found.bytes_up)} received, {numbers.size(found.bytes_down)} sent"
     yield f"profile {run.directory / PROFILE}"
     if (run.directory / TIMELINE).exists():

@@ -343,8 +343,8 @@ class Experiment(Section):
             ),
             (
                 self.resources.owner_gpus > 0,
-                f"resources.owner_gpus is {self.resources.owner_gpus:g}, but simulation is 'pooled'; give GPUs to pools "
-                "by simulation.pool_gpus",
+                f"resources.owner_gpus is {self.resources.owner_gpus:g}, but simulation is 'pooled'; give pools their "
+                "GPUs by simulation.pool_gpus",
             ),
             (
                 is_batched and self.deadline_s is not None,

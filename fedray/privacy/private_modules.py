@@ -27,6 +27,7 @@ def make_private(module: nn.Module) -> nn.Module:
     """The module in a form that Opacus can take per-example gradients of.
 
     Recurrent and attention layers are replaced by Opacus's own, which compute the same from the same parameters.
+    Weights are laid out in the order of their dimensions: from others Opacus makes wrong gradients of rows.
 
     Raises:
         ModelError: the module mixes examples of a batch (BatchNorm) or keeps statistics of them.
@@ -48,12 +49,16 @@ def make_private(module: nn.Module) -> nn.Module:
             "use GroupNorm (model.norm: group for the built-in cnn), or return "
             "opacus.validators.ModuleValidator.fix(model) from your factory",
         )
+    return _replaced(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
+
+
+def _replaced(module: nn.Module) -> nn.Module:
     fixer = ModuleValidator.FIXERS.get(type(module))
     if fixer is not None:
         private: nn.Module = fixer(module)
         return private
     for name, part in list(module.named_children()):
-        setattr(module, name, make_private(part))
+        setattr(module, name, _replaced(part))
     return module
 
 

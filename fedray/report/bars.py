@@ -162,9 +162,38 @@ def _extremes(found: Sequence[tuple[Variant, OwnerMeans]]) -> str:
     return "; ".join(f"{label}: {numbers.number(low)} to {numbers.number(high)}" for label, low, high in ends)
 
 
-def seconds(comparison: Comparison, phases: Sequence[str]) -> Drawing | None:
-    """Seconds of a run by phase, a bar a variant."""
+def seconds(comparison: Comparison, phases: Mapping[str, int]) -> Drawing | None:
+    """Seconds of a run by phase, a bar a variant.
+
+    Args:
+        comparison: whose variants to draw.
+        phases: each phase with its colour, in the order of a round.
+    """
     found = [(variant, variant.seconds()) for variant in comparison.variants]
+    return _stacks("seconds", "Where time goes", "phases", "Wall time of a whole run by phase", found, phases)
+
+
+def work(comparison: Comparison, kinds: Mapping[str, int]) -> Drawing | None:
+    """Seconds that all processes of owners spent together, a bar a variant; None where that is not on record.
+
+    Args:
+        comparison: whose variants to draw.
+        kinds: each kind of work with its colour, in the order of a round.
+    """
+    found = [(variant, variant.work()) for variant in comparison.variants]
+    note = "Time of a whole run that all processes of owners spent together, by what they did"
+    return _stacks("work", "What owners' processes do", "work", note, found, kinds)
+
+
+def _stacks(
+    key: str,
+    title: str,
+    legend: str,
+    note: str,
+    found: Sequence[tuple[Variant, Mapping[str, float]]],
+    parts: Mapping[str, int],
+) -> Drawing | None:
+    """A bar a variant, made up of its parts in their colours."""
     found = [(variant, times) for variant, times in found if sum(times.values()) > 0]
     if not found:
         return None
@@ -173,7 +202,7 @@ def seconds(comparison: Comparison, phases: Sequence[str]) -> Drawing | None:
     def paint(figure: Any) -> None:
         axes = figure.subplots()
         for place, (_, times) in enumerate(rows):
-            _stack(axes, place, times, phases)
+            _stack(axes, place, times, parts)
         name_rows(axes, [variant.label for variant, _ in rows])
         axes.set_xlim(0, max(sum(times.values()) for _, times in rows) * 1.16)
         axes.set_xlabel("seconds")
@@ -182,21 +211,21 @@ def seconds(comparison: Comparison, phases: Sequence[str]) -> Drawing | None:
     shared = " Variants that ran side by side shared the machine." if len(found) > 1 else ""
     left_out = f" Shown: {len(rows)} of {len(found)} variants." if len(found) > len(rows) else ""
     return Drawing(
-        key="seconds",
-        title="Where time goes",
-        svg=draw("seconds", 0.75 + 0.44 * len(rows), paint),
-        description=f"Seconds of a run by phase. {described}",
-        note=f"Wall time of a whole run by phase, mean over runs.{shared}{left_out}",
-        legend="phases",
+        key=key,
+        title=title,
+        svg=draw(key, 0.75 + 0.44 * len(rows), paint),
+        description=f"{note}. {described}",
+        note=f"{note}, mean over runs.{shared}{left_out}",
+        legend=legend,
     )
 
 
-def _stack(axes: Any, place: int, times: Mapping[str, float], phases: Sequence[str]) -> None:
+def _stack(axes: Any, place: int, times: Mapping[str, float], parts: Mapping[str, int]) -> None:
     start = 0.0
-    for index, phase in enumerate(phases):
-        length = times.get(phase, 0.0)
+    for part, colour in parts.items():
+        length = times.get(part, 0.0)
         if length > 0:
-            axes.barh(place, length, left=start, height=0.36, color=phase_colour(index), linewidth=0)
+            axes.barh(place, length, left=start, height=0.36, color=phase_colour(colour), linewidth=0)
         start += length
     axes.annotate(
         numbers.duration(start),

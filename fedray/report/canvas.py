@@ -98,7 +98,7 @@ class Drawing:
         svg: inline SVG; colours are CSS variables.
         description: what it shows in words, for those who cannot see it.
         note: what a reader must know to read it; may be empty.
-        legend: ``series`` or ``phases``: which legend belongs to it.
+        legend: ``series``, ``phases`` or ``work``: which legend belongs to it.
     """
 
     key: str

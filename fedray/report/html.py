@@ -6,7 +6,7 @@ which are made here. The page fetches nothing and runs no script. The same runs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def render(comparison: Comparison) -> str:
 def _contents(comparison: Comparison) -> dict[str, Any]:
     series = series_of(comparison)
     phases, outcomes = _phases(comparison), _outcomes(comparison)
+    work = _work(comparison, phases)
     return {
         "title": _title(comparison),
         "subtitle": _subtitle(comparison),
@@ -82,15 +83,16 @@ def _contents(comparison: Comparison) -> dict[str, Any]:
         "caveats": wording.caveats(comparison),
         "is_replayable": promises.is_replayable(comparison),
         "promises": promises.promises(comparison),
-        "variants": [_variant(comparison, variant, phases, outcomes) for variant in comparison.variants],
+        "variants": [_variant(comparison, variant, phases, work, outcomes) for variant in comparison.variants],
         "has_epsilon": any(variant.is_private for variant in comparison.variants),
         "has_central": has_central(comparison),
         "has_kinds": len(comparison.kinds) > 1,
-        "figures": _figures(comparison, series, phases),
+        "figures": _figures(comparison, series, phases, work),
         "series": list(series.values()),
         "n_grey": sum(member.index is None for member in series.values()),
         "legend_entries": legend(series),
         "phases": phases,
+        "work": work,
         "outcomes": outcomes,
         "meanings": [f"{outcome.capitalize()}: {_MEANINGS[outcome]}." for outcome in outcomes],
         "runs": [_run(comparison, variant, run) for variant in comparison.variants for run in variant.runs],
@@ -143,11 +145,21 @@ def _lookup(experiment: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return found
 
 
-def _phases(comparison: Comparison) -> list[str]:
-    """Phases of a round, by their first appearance; what does not fit the palette is left to the table."""
+def _phases(comparison: Comparison) -> dict[str, int]:
+    """Phases of a round with their colours, by first appearance; what does not fit the palette is left out."""
     phases = dict.fromkeys(phase for variant in comparison.variants for phase in variant.seconds())
     known = [phase for phase in phases if phase != "other"]
-    return [*known[: N_PHASES - 1], *(["other"] if "other" in phases else [])]
+    drawn = [*known[: N_PHASES - 1], *(["other"] if "other" in phases else [])]
+    return {phase: colour for colour, phase in enumerate(drawn)}
+
+
+def _work(comparison: Comparison, phases: Mapping[str, int]) -> dict[str, int]:
+    """Kinds of work on record with their colours: that of the phase of the same name, else one that is free."""
+    kinds = dict.fromkeys(kind for variant in comparison.variants for kind in variant.work())
+    taken = {kind: phases[kind] for kind in kinds if kind in phases}
+    free = (colour for colour in range(N_PHASES) if colour not in taken.values())
+    colours = taken | dict(zip((kind for kind in kinds if kind not in taken), free, strict=False))
+    return {kind: colours[kind] for kind in kinds if kind in colours}
 
 
 def _outcomes(comparison: Comparison) -> list[str]:
@@ -156,13 +168,16 @@ def _outcomes(comparison: Comparison) -> list[str]:
     return [outcome for outcome in _MEANINGS if outcome in happened]
 
 
-def _figures(comparison: Comparison, series: Mapping[str, Series], phases: Sequence[str]) -> list[dict[str, Any]]:
+def _figures(
+    comparison: Comparison, series: Mapping[str, Series], phases: Mapping[str, int], work: Mapping[str, int]
+) -> list[dict[str, Any]]:
     drawn = [
         plots.privacy_utility(comparison, series),
         plots.learning(comparison, series),
         plots.privacy_spent(comparison, series),
         bars.owners(comparison, series),
         bars.seconds(comparison, phases),
+        bars.work(comparison, work),
     ]
     return [_figure(drawing) for drawing in drawn if drawing is not None]
 
@@ -180,9 +195,9 @@ def _figure(drawing: Drawing) -> dict[str, Any]:
 
 
 def _variant(
-    comparison: Comparison, variant: Variant, phases: Sequence[str], outcomes: Sequence[str]
+    comparison: Comparison, variant: Variant, phases: Iterable[str], work: Iterable[str], outcomes: Iterable[str]
 ) -> dict[str, Any]:
-    seconds, counts = variant.seconds(), variant.outcomes()
+    seconds, counts, worked = variant.seconds(), variant.outcomes(), variant.work()
     owners = variant.owners()
     return {
         "label": variant.label,
@@ -206,6 +221,7 @@ def _variant(
         "bytes_down": numbers.size(variant.bytes_down()),
         "seconds": {phase: numbers.duration(seconds.get(phase, 0.0)) for phase in phases},
         "total": numbers.duration(sum(seconds.values())),
+        "work": {kind: numbers.duration(worked[kind]) if kind in worked else numbers.NONE for kind in work},
         "yaml": list(yaml_lines(variant.experiment, comparison.varied)),
     }
 

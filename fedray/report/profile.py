@@ -104,7 +104,7 @@ def profile(
 
     Args:
         rounds: the run's records, one at least.
-        rounds_s: for each, the time that it took to come and to be written.
+        rounds_s: for each, the time from the one before until it was written.
         records_s: of that, the time that it took to be written.
         processes: processes that owners share; None where each has its own, whose work is not on record.
     """

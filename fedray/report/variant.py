@@ -16,6 +16,7 @@ from typing import Any
 from fedray.records import RunRecords
 from fedray.report.intervals import Interval, interval
 from fedray.report.kinds import Kind, has_secret_cohorts, kind_of
+from fedray.report.profile import named
 from fedray.values import Accountant, OwnerRecord, RoundRecord
 
 TOTALS = ("total", "round")
@@ -160,6 +161,11 @@ class Variant:
         rest = total - sum(sums.values())
         return {**sums, **({"other": rest} if rest > 1e-9 else {})}
 
+    def work(self) -> dict[str, float]:
+        """Mean seconds of a run that all processes of owners together spent, by kind of work; empty where unknown."""
+        kinds = dict.fromkeys(kind for run in self.counted for record in run.rounds for kind in record.work)
+        return named({kind: self._mean_sum(partial(_kind, kind)) for kind in kinds})
+
     def bytes_up(self) -> float:
         """Mean bytes of sealed updates that the server received in a run."""
         return self._mean_sum(lambda record: record.bytes_up)
@@ -238,6 +244,10 @@ def accountant_of(runs: Iterable[RunRecords]) -> Accountant | None:
 
 def _phase(phase: str, record: RoundRecord) -> float:
     return record.seconds.get(phase, 0.0)
+
+
+def _kind(kind: str, record: RoundRecord) -> float:
+    return record.work.get(kind, 0.0)
 
 
 def _epsilons_at(runs: Iterable[RunRecords], number: int) -> list[float | None]:

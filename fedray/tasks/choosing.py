@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
@@ -21,7 +20,7 @@ from fedray.tasks.device import ROWS_SHARE, memory_of
 from fedray.tasks.many import ManyOwners
 from fedray.tasks.torch_task import TorchTask
 from fedray.tasks.treatable import treatable
-from fedray.values import Assignment, Schema, Work
+from fedray.values import Assignment, Choice, Schema, Work
 
 LADDER = (4, 8, 16, 32, 64, 128)
 WORTH_IT = 0.85
@@ -36,21 +35,6 @@ ALLOWANCE_S = 0.12
 """Seconds that repetitions of one measurement may take."""
 PATIENCE_S = 1.5
 """Seconds after which no further rung is tried."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """How many owners to train at once.
-
-    Attributes:
-        at_once: owners in one computation; 1 for one after the other.
-        line: what the reader is told.
-        seconds: time that one owner's round takes so.
-    """
-
-    at_once: int
-    line: str
-    seconds: float
 
 
 def choose(task: TorchTask, schema: Schema, sizes: Sequence[int], assignment: Assignment) -> Choice:
@@ -158,4 +142,4 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.2g}"
+    return f"{1000 * seconds:.3g}"

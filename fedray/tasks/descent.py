@@ -6,6 +6,8 @@ shapes of both halves, and the descent without privacy: shuffled minibatches, an
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -73,23 +75,41 @@ class Steps:
 
 
 class BareSteps(Steps):
-    """The same steps of an optimizer that nothing hooks into, without PyTorch's profiling around each."""
+    """The same steps without what PyTorch puts around each: profiling, hooks that there are none of, its compiler."""
 
     def clear(self) -> None:
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
+    @torch.no_grad()
     def step(self) -> None:
-        type(self.optimizer).step.__wrapped__(self.optimizer)  # type: ignore[attr-defined]
+        for pull in self.optimizer._optimizer_step_pre_hooks.values():
+            pull(self.optimizer, (), {})
+        inspect.unwrap(type(self.optimizer).step)(self.optimizer)
+
+
+def steps_of(model: nn.Module, optimizer: Optimizer) -> Steps:
+    """Steps of an optimizer, bare where that gives the same."""
+    return BareSteps(model, optimizer) if is_bare(optimizer) else Steps(model, optimizer)
 
 
 def is_bare(optimizer: Optimizer) -> bool:
-    """Whether ``BareSteps`` may take its steps: PyTorch's own SGD or Adam, and no hook before or after its step."""
-    kind = type(optimizer)
-    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    shared_hooks = _global_optimizer_pre_hooks or _global_optimizer_post_hooks
-    return kind in (SGD, Adam) and hasattr(kind.step, "__wrapped__") and not (hooks or shared_hooks)
+    """Whether ``BareSteps`` may take its steps: PyTorch's own SGD or Adam, with no hooks but its own before a step."""
+    hooks = _global_optimizer_pre_hooks or _global_optimizer_post_hooks or optimizer._optimizer_step_post_hooks
+    return type(optimizer) in (SGD, Adam) and not hooks
+
+
+def spare_the_compiler() -> None:
+    """Keep PyTorch from importing its compiler, 1.3 s and 70 MB, for the first optimizer that a process makes.
+
+    These methods are marked as not to be compiled, and the mark is made by the compiler on their first call. It is kept
+    in an attribute of the method; a method that finds itself there is called as it is.
+    """
+    for method in (Optimizer.add_param_group, Optimizer.zero_grad):
+        plain = inspect.unwrap(method)
+        if plain is not method and "torch._dynamo" not in sys.modules:
+            plain.__dynamo_disable = plain
 
 
 class Descent(Protocol):
@@ -144,7 +164,7 @@ class ShuffledDescent:
 
     def steps(self, model: nn.Module, optimizer: Optimizer, draws: Draws) -> Steps:  # noqa: ARG002
         """Model and optimizer as they are."""
-        return BareSteps(model, optimizer) if is_bare(optimizer) else Steps(model, optimizer)
+        return steps_of(model, optimizer)
 
     @property
     def releases_statistics(self) -> bool:

@@ -85,10 +85,10 @@ def take_share(device: torch.device, share: float) -> None:
         share: part of the card's memory, from 0 to 1.
     """
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(share, device)
+        torch.cuda.set_per_process_memory_fraction(share, device.index)
 
 
 def memory_of(card: torch.device) -> int:
     """Bytes of a card that this process may use."""
-    share = torch.cuda.get_per_process_memory_fraction(card)
+    share = torch.cuda.get_per_process_memory_fraction(card.index)
     return int(share * torch.cuda.get_device_properties(card).total_memory)

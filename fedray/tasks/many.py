@@ -18,7 +18,7 @@ from torch import nn
 
 from fedray.errors import FedrayError, ModelError, OwnerError, ProtocolError
 from fedray.protocols import Job, Task
-from fedray.tasks.descent import Clipping, Descent, Draws
+from fedray.tasks.descent import Clipping, Descent, Draws, steps_of
 from fedray.tasks.device import Pair
 from fedray.tasks.losses import Metric, per_row
 from fedray.tasks.padded import Pool
@@ -43,6 +43,8 @@ class ManyOwners:
         at_once: owners in one computation; 1 trains one after the other.
     """
 
+    rows_at_once = 4096
+
     def __init__(self, task: TorchTask, at_once: int) -> None:
         self._task = task
         self.at_once = at_once
@@ -52,6 +54,10 @@ class ManyOwners:
 
         Owners are charged as their group begins. One whose work has a deadline is trained by itself: in a group,
         nobody could say whose time it was.
+
+        Raises:
+            ModelError: the vector has another length, or the loss is the user's own, of which only the mean is known.
+            RuntimeError: from PyTorch, where ``treatable`` says why owners cannot be trained together.
         """
         found: dict[int, Update | FedrayError] = {}
         together = []
@@ -97,15 +103,16 @@ class ManyOwners:
         values = start.repeat(len(going), 1)
         parameters = {name: nn.Parameter(one) for name, one in layout.stacked(values).items()}
         optimizer = self._task.make_optimizer(iter(parameters.values()))
+        steps = steps_of(self._bench.module, optimizer)
         mu = going[0][0].assignment.plan.proximal_mu
         pull_to(optimizer, list(parameters.values()), list(layout.stacked(start).values()), mu)
         pairs = [self._task.rows.of(job.shard.train) for job, _ in going]
         gradients = self._gradients([draws.clipping for _, draws in going])
         for batch in Pool(pairs, [list(draws.batches) for _, draws in going]).batches():
             keep_leading(optimizer, parameters, len(batch))
-            optimizer.zero_grad()
+            steps.clear()
             gradients.leave(parameters, batch)
-            optimizer.step()
+            steps.step()
         deltas: Vector = values.sub_(start).cpu().numpy()
         return [_ended(job, draws, delta) for (job, draws), delta in zip(going, deltas, strict=True)]
 
@@ -136,9 +143,9 @@ class ManyOwners:
 
     @torch.no_grad()
     def _values(self, vector: Vector, examples: Sequence[Examples], named: Mapping[str, Metric]) -> NDArray[np.float64]:
-        """Every row's figures, of shape ``(figures, rows)``; convolutions are twice as fast with channels last."""
+        """Every row's figures, of shape ``(figures, rows)``."""
         self._bench.layout.write(vector)
-        module = self._bench.module.eval().to(memory_format=torch.channels_last)
+        module = self._bench.module.eval()
         found = [np.zeros((len(named), 0))]
         with own_randomness(0, self._task.device):
             for features, targets in self._batches(examples):

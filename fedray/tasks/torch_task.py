@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fedray.errors import ModelError
-from fedray.tasks.descent import Descent, Draws
+from fedray.tasks.descent import Descent, Draws, spare_the_compiler
 from fedray.tasks.device import rows_on
 from fedray.tasks.losses import Loss, Metric
 from fedray.tasks.proximal import pull_to_start
@@ -77,6 +77,7 @@ class TorchTask:
         device: str = "cpu",
         evaluation_batch_size: int = 1024,
     ) -> None:
+        spare_the_compiler()
         self.make_module = make_module
         self.loss = loss
         self.metrics = dict(metrics)

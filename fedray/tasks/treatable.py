@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -53,6 +54,21 @@ def _tried(task: TorchTask, schema: Schema) -> str | None:
     return (
         None if gap < TOLERANCE else f"trained together, owners end {gap:.0e} of their update away from where they do"
     )
+
+
+def is_evaluated_alike(task: TorchTask, schema: Schema) -> bool:
+    """Whether owners that are evaluated together get the figures that each gets alone."""
+    vector = task.initial(0)
+    examples = [made_up.rows(schema, size) for size in SIZES]
+    try:
+        together = ManyOwners(task, 1).evaluate(vector, task, examples)
+        alone = [task.evaluate(vector, one) for one in examples]
+    except FAILURES:
+        return False
+    pairs = [
+        (one.sums[name], other.sums[name]) for one, other in zip(alone, together, strict=True) for name in one.sums
+    ]
+    return all(math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for one, other in pairs)
 
 
 def _gap(alone: Update, together: Update | FedrayError) -> float:

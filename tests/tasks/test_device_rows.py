@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,20 @@ def test_no_more_is_kept_than_the_budget_whatever_comes() -> None:
         rows.of(examples(n))
         kept = sum(one.features.nbytes + one.targets.nbytes for one, _ in rows._kept.values())
         assert kept == rows._n_bytes <= 3 * BYTES
+
+
+@pytest.mark.parametrize(("name", "index"), [("cuda", None), ("cuda:1", 1)])
+def test_rows_take_half_of_the_processs_share_of_a_card(
+    name: str, index: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a made-up card of 1,000 bytes. PyTorch takes a number or None here, and no device without a number."""
+    shares: dict[int | None, float] = {}
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda share, card: shares.update({card: share}))
+    monkeypatch.setattr("torch.cuda.get_per_process_memory_fraction", lambda card: shares[card])
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda card: SimpleNamespace(total_memory=1000))
+    take_share(torch.device(name), 0.25)
+    assert shares == {index: 0.25}
+    assert rows_on(torch.device(name))._budget == 125
 
 
 def test_a_share_of_a_card_means_nothing_on_the_cpu() -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import MODELS, TABLE, assignment, examples, plan, shard, torch_task
+from toys import MODELS, TABLE, assignment, examples, make_module, plan, shard, torch_task
 
 from fedray.errors import BudgetExhausted, FedrayError
-from fedray.privacy.dp_sgd import DpSgdPlan, PrivateDescent
+from fedray.privacy.dp_sgd import DpSgdPlan, PrivateDescent, make_private
 from fedray.privacy.events import Charge
 from fedray.privacy.ghost_clipping import GhostDescent
 from fedray.protocols import Job, Trainer
@@ -27,6 +27,8 @@ from fedray.values import Examples, Shard, Update, Vector
 
 TOLERANCE = 1e-5
 """Distance over the update's norm; 400 random cohorts of three models came to 1.5e-6."""
+ADAMS_TOLERANCE = 1e-3
+"""Adam divides a gradient by its size: one that is nothing but rounding becomes a step. A search came to 3e-5."""
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": partial(torch.optim.SGD, lr=0.1),
@@ -86,29 +88,32 @@ def _alone(vector: Vector, jobs: Sequence[Job]) -> list[Update]:
     return [job.task.train(vector, job.assignment, job.shard, job.seed) for job in jobs]
 
 
-def _assert_alike(found: Sequence[Update | FedrayError], expected: Sequence[Update]) -> None:
+def _assert_alike(
+    found: Sequence[Update | FedrayError], expected: Sequence[Update], tolerance: float = TOLERANCE
+) -> None:
     nothing = np.zeros(0, np.float32)
     for one, other in zip(found, expected, strict=True):
         assert isinstance(one, Update)
         assert one.delta.dtype == np.float32
         assert replace(one, delta=nothing) == replace(other, delta=nothing)
-        assert np.linalg.norm(one.delta - other.delta) <= TOLERANCE * np.linalg.norm(other.delta)
+        assert np.linalg.norm(one.delta - other.delta) <= tolerance * np.linalg.norm(other.delta)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("model", ["logistic", "mlp", "cnn"])
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=12, derandomize=True)
 @given(cohort=COHORTS)
 def test_owners_trained_together_end_where_each_ends_alone(model: str, optimizer: str, cohort: Cohort) -> None:
     task = torch_task(model, OPTIMIZERS[optimizer], batch_size=cohort.batch)
     vector = task.initial(1)
     jobs = cohort.jobs(task, model, lambda _: ShuffledDescent(cohort.batch))
-    _assert_alike(ManyOwners(task, cohort.at_once).train(vector, jobs), _alone(vector, jobs))
+    tolerance = ADAMS_TOLERANCE if optimizer == "adam" else TOLERANCE
+    _assert_alike(ManyOwners(task, cohort.at_once).train(vector, jobs), _alone(vector, jobs), tolerance)
 
 
 @pytest.mark.parametrize("kind", [PrivateDescent, GhostDescent])
 @pytest.mark.parametrize("model", ["logistic", "mlp", "cnn"])
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=12, derandomize=True)
 @given(cohort=COHORTS, optimizer=st.sampled_from(sorted(OPTIMIZERS)), clip=st.sampled_from([0.05, 0.5, 100.0]))
 def test_private_owners_too_on_batches_and_noise_of_their_own(
     model: str, kind: type[PrivateDescent], cohort: Cohort, optimizer: str, clip: float
@@ -118,10 +123,11 @@ def test_private_owners_too_on_batches_and_noise_of_their_own(
     def descent_of(n: int) -> PrivateDescent:
         return kind(DpSgdPlan(n, cohort.batch, clip * (1 + n % 2), 0.8), _Account(), 5)
 
-    task = torch_task(model, OPTIMIZERS[optimizer], descent=descent_of(1))
+    task = torch_task(lambda: make_private(make_module(model)), OPTIMIZERS[optimizer], descent=descent_of(1))
     vector = task.initial(1)
     jobs = cohort.jobs(task, model, descent_of)
-    _assert_alike(ManyOwners(task, cohort.at_once).train(vector, jobs), _alone(vector, jobs))
+    tolerance = ADAMS_TOLERANCE if optimizer == "adam" else TOLERANCE
+    _assert_alike(ManyOwners(task, cohort.at_once).train(vector, jobs), _alone(vector, jobs), tolerance)
 
 
 def test_one_step_by_hand() -> None:
@@ -224,7 +230,7 @@ def test_training_together_touches_neither_model_nor_rows_nor_generators() -> No
     assert torch.equal(before[2], torch.get_rng_state())
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=20, derandomize=True)
 @given(sizes=st.lists(st.integers(0, 30), max_size=7), batch=st.sampled_from([1, 7, 16, 1024]))
 def test_owners_evaluated_together_get_the_sums_of_each_alone(sizes: list[int], batch: int) -> None:
     task = torch_task("mlp")
@@ -257,18 +263,29 @@ def test_a_loss_whose_rows_are_unknown_is_evaluated_owner_by_owner() -> None:
     assert ManyOwners(task, 4).evaluate(vector, task, parts) == [task.evaluate(vector, part) for part in parts]
 
 
+def test_images_are_evaluated_alike_before_and_after_training_together() -> None:
+    task = torch_task("cnn")
+    many, parts = ManyOwners(task, 4), [examples(n, MODELS["cnn"][1], n) for n in (3, 200)]
+    vector = task.initial(2)
+    jobs = [Job(task, assignment(plan()), shard(8, 1, MODELS["cnn"][1], i), i) for i in range(3)]
+    expected = [task.evaluate(vector, part).sums["loss"] for part in parts]
+    for _ in range(2):
+        assert [one.sums["loss"] for one in many.evaluate(vector, task, parts)] == pytest.approx(expected, rel=1e-5)
+        _assert_alike(many.train(vector, jobs), _alone(vector, jobs))
+
+
 def test_it_is_a_trainer() -> None:
     trainer: Trainer = ManyOwners(torch_task("mlp"), 5)
     assert trainer.at_once == 5
 
 
-def test_a_shard_larger_than_its_batches_is_padded_with_rows_of_its_own() -> None:
-    """A neighbour's row that is no number does not reach an owner, be it ever so padded."""
-    bad = Examples(np.full((9, 5), np.nan, np.float32), np.zeros(9, np.int64))
+def test_a_small_batch_is_padded_with_rows_of_its_own() -> None:
+    """A neighbour's rows that are no numbers do not reach an owner, be it ever so padded."""
+    bad = Examples(np.full((3, 5), np.nan, np.float32), np.zeros(3, np.int64))
     task = torch_task("logistic", batch_size=8)
     vector = task.initial(0)
-    jobs = [Job(task, assignment(plan()), one, i) for i, one in enumerate((Shard(bad, bad), shard(2), shard(3)))]
-    nothing, *rest = ManyOwners(task, 3).train(vector, jobs)
+    jobs = [Job(task, assignment(plan()), one, i) for i, one in enumerate((shard(8), shard(5), Shard(bad, bad)))]
+    *rest, nothing = ManyOwners(task, 3).train(vector, jobs)
     assert isinstance(nothing, Update)
     assert np.isnan(nothing.delta).all()
-    _assert_alike(rest, _alone(vector, jobs[1:]))
+    _assert_alike(rest, _alone(vector, jobs[:2]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from toys import MODELS, TABLE, assignment, make_module, plan, shard, torch_task
+from toys import IMAGE, MODELS, ROOT, TABLE, assignment, make_module, plan, shard, torch_task
 
 from fedray.tasks.descent import BareSteps, ShuffledDescent, is_bare
 from fedray.tasks.losses import cross_entropy
@@ -86,7 +88,7 @@ def _plainly(
 
 
 @pytest.mark.parametrize("model", MODULES)
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=12, derandomize=True)
 @given(
     optimizer=st.sampled_from(sorted(OPTIMIZERS)),
     n=st.sampled_from([4, 9, 12]),
@@ -131,14 +133,37 @@ def test_only_known_optimizers_without_hooks_step_without_torchs_profiling() -> 
     pull_to_start(pulled, pulled.param_groups[0]["params"], 0.5)
     assert is_bare(_optimizer())
     assert is_bare(_optimizer(torch.optim.Adam))
-    assert not any(map(is_bare, (hooked, pulled, _optimizer(Own), _optimizer(torch.optim.RMSprop))))
+    assert is_bare(pulled)
+    assert not any(map(is_bare, (hooked, _optimizer(Own), _optimizer(torch.optim.RMSprop))))
     everywhere = register_optimizer_step_pre_hook(lambda *_: None)
     assert not is_bare(_optimizer())
     everywhere.remove()
     draws = ShuffledDescent(2).draw(assignment(plan()), 4, 0)
     module = nn.Linear(2, 2)
     assert isinstance(ShuffledDescent(2).steps(module, _optimizer(), draws), BareSteps)
-    assert not isinstance(ShuffledDescent(2).steps(module, pulled, draws), BareSteps)
+    assert not isinstance(ShuffledDescent(2).steps(module, hooked, draws), BareSteps)
+
+
+def test_training_does_not_load_torchs_compiler() -> None:
+    """1.3 s and 70 MB in every process of owners."""
+    script = (
+        "import sys; from toys import assignment, plan, shard, torch_task; task = torch_task(); "
+        "task.train(task.initial(0), assignment(plan(mu=0.5)), shard(), 0); "
+        "assert 'torch.optim' in sys.modules; assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT / "tests", timeout=120)
+
+
+@pytest.mark.parametrize("model", ["cnn", "batchnorm"])
+def test_the_order_of_weights_in_memory_changes_no_result_beyond_rounding(model: str) -> None:
+    def in_order() -> nn.Module:
+        return make_module(model).to(memory_format=torch.contiguous_format)
+
+    rows, asked = shard(24, schema=IMAGE), assignment(plan(3))
+    task, plain = (torch_task(module) for module in (model, in_order))
+    assert task.initial(3).tobytes() == plain.initial(3).tobytes()
+    found, expected = (one.train(one.initial(3), asked, rows, 5).delta for one in (task, plain))
+    assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
 def test_read_only_rows_train_without_a_warning() -> None:
