@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -83,6 +83,7 @@ def account_of(
 ) -> Account:
     """One run's account on the ledger that the owner has opened on its machine, or else on one of the run's."""
     from fedray.privacy.account import Account
+    from fedray.privacy.accounting import spent, spent_by_renyi
     from fedray.privacy.ledger import Ledger, own_ledger
     from fedray.privacy.ledger_file import LedgerFile, shared_file
 
@@ -97,7 +98,8 @@ def account_of(
         file = LedgerFile(path, "power")
     ledger = own_ledger(name) or Ledger(file, name)
     unit: Unit = "example" if isinstance(privacy, ExamplePrivacy) else "owner"
-    return Account(ledger, run, experiment.name, unit, privacy.delta, privacy.epsilon)
+    accounts = spent_by_renyi if isinstance(experiment.simulation, Pooled) else spent
+    return Account(ledger, run, experiment.name, unit, privacy.delta, privacy.epsilon, accounts)
 
 
 def guard_of(experiment: Experiment, name: str, n_rows: int, n_rounds: int, account: Account) -> Guard:
@@ -189,7 +191,7 @@ def worst_spent(
     if isinstance(privacy, OwnerLevel):
         from fedray import bounding
 
-        of_owners = bounding.worst_spent(experiment, n_values)
+        of_owners = lru_cache(maxsize=1024)(bounding.worst_spent(experiment, n_values))
         return lambda _, n_rounds, n_parts: of_owners(n_rounds, n_parts)
     if not isinstance(privacy, ExamplePrivacy):
         return None

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedray.errors import ProtocolError
+from fedray.privacy.accounting import spent
 from fedray.privacy.events import Charge, Unit
-from fedray.privacy.ledger import Ledger
+from fedray.privacy.ledger import Accounts, Ledger
 from fedray.privacy.ledger_entries import Budget, Purpose, Release
 from fedray.values import Spent
 
@@ -25,23 +26,32 @@ class Account:
         unit: what the run's mechanism protects.
         delta: failure probability at which epsilon is computed.
         budget: largest epsilon of the run by itself; None for no limit but the ledger's own.
+        accounts: how epsilon is reported; budgets are kept by the tightest figure all the same.
     """
 
     def __init__(
-        self, ledger: Ledger, run: str, experiment: str, unit: Unit, delta: float, budget: float | None
+        self,
+        ledger: Ledger,
+        run: str,
+        experiment: str,
+        unit: Unit,
+        delta: float,
+        budget: float | None,
+        accounts: Accounts = spent,
     ) -> None:
         self._ledger = ledger
         self._run = run
         self._experiment = experiment
         self._unit = unit
         self._delta = delta
+        self._accounts = accounts
         self._plan = None if budget is None else Budget(unit, budget, delta)
         self._charged: dict[tuple[int, Purpose], int] = {}
 
     @property
     def spent(self) -> Spent:
         """What the run has cost so far, by itself."""
-        return self._ledger.spent(self._unit, self._delta, self._run)
+        return self._ledger.spent(self._unit, self._delta, self._run, self._accounts)
 
     def charge(self, round: int, charge: Charge, purpose: Purpose = "train") -> None:
         """Record a round's release before it happens.

@@ -16,12 +16,13 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import dp_accounting
 import msgspec
 import numpy as np
-from dp_accounting import NeighboringRelation, pld, rdp
+from dp_accounting import NeighboringRelation, rdp
+from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution, from_gaussian_mechanism
 from dp_accounting.rdp import rdp_privacy_accountant
 from numpy.typing import NDArray
 
@@ -66,6 +67,15 @@ def spent(charges: Iterable[Charge], delta: float) -> Spent:
     if by_pld is None or by_rdp < by_pld:
         return Spent(by_rdp, "RDP", by_rdp, delta, text)
     return Spent(by_pld, "PLD", by_rdp, delta, text)
+
+
+def spent_by_renyi(charges: Iterable[Charge], delta: float) -> Spent:
+    """The same by Renyi DP alone: looser by a tenth or so, and a thousand times as fast where owners differ in size."""
+    merged = merge(charges)
+    if any(_failure(charge.event) for charge in merged):
+        return spent(merged, delta)
+    by_rdp = _epsilon_rdp(merged, delta)
+    return Spent(by_rdp, "RDP", by_rdp, delta, msgspec.json.encode(merged).decode())
 
 
 def calibrate(charges_at: Callable[[float], Sequence[Charge]], epsilon: float, delta: float) -> float:
@@ -129,11 +139,26 @@ def _epsilon_pld(charges: tuple[Charge, ...], delta: float) -> float | None:
     if any(not isinstance(event, Gaussian | SampledGaussian) for event in events):
         return None
     grid = max(min(_interval(event) for event in events), _COARSEST * _epsilon_rdp(charges, delta))
-    accountant = pld.PLDAccountant(value_discretization_interval=grid)
-    for event, charge in zip(events, charges, strict=True):
-        accountant.compose(_dp_event(event), charge.count)
+    losses = [_losses(event, charge.count, grid) for event, charge in zip(events, charges, strict=True)]
     with np.errstate(over="ignore"):
-        return float(accountant.get_epsilon(delta))
+        return float(reduce(PrivacyLossDistribution.compose, losses).get_epsilon_for_delta(delta))
+
+
+def _losses(event: Event, count: int, grid: float) -> PrivacyLossDistribution:
+    """The privacy loss of so many of one event, as dp-accounting's accountant composes them."""
+    if isinstance(event, SampledGaussian):
+        return _losses_of_one(event, grid).self_compose(count)
+    assert isinstance(event, Gaussian)
+    deviation = event.noise_multiplier / math.sqrt(count)
+    return from_gaussian_mechanism(deviation, value_discretization_interval=grid)
+
+
+@lru_cache(maxsize=64)
+def _losses_of_one(event: SampledGaussian, grid: float) -> PrivacyLossDistribution:
+    """Most of the time of an epsilon is in this; runs ask for the same event at every round."""
+    return from_gaussian_mechanism(
+        event.noise_multiplier, value_discretization_interval=grid, sampling_prob=event.sample_rate
+    )
 
 
 def _as_gaussian(event: Event) -> Event:

@@ -12,7 +12,7 @@ for events that are fixed ahead.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -35,6 +35,10 @@ def own_ledger(owner: str) -> Ledger | None:
     """
     path = ledger_path(owner)
     return Ledger(LedgerFile(path, "power"), owner) if path.exists() else None
+
+
+Accounts = Callable[[Iterable[Charge], float], Spent]
+"""Epsilon of charges at a delta: ``spent``, or a faster bound."""
 
 
 class Ledger:
@@ -200,12 +204,12 @@ class Ledger:
         self._file.refresh()
         return express(unit, self._book.totals(run))
 
-    def spent(self, unit: Unit, delta: float, run: str | None = None) -> Spent:
+    def spent(self, unit: Unit, delta: float, run: str | None = None, account: Accounts = spent) -> Spent:
         """What all runs together have cost one unit, or one run by itself; infinite where nothing bounds it."""
         charges = self.charges(unit, run)
         if charges is None:
-            return replace(spent((), delta), epsilon=math.inf, epsilon_rdp=math.inf)
-        return spent(charges, delta)
+            return replace(account((), delta), epsilon=math.inf, epsilon_rdp=math.inf)
+        return account(charges, delta)
 
     @property
     def _book(self) -> Book:
