@@ -110,7 +110,7 @@ class _Facts:
 @lru_cache(maxsize=16)
 def _planned(facts: _Facts) -> OwnerPlan:
     planned = planned_rounds(facts.cohort, facts.names, facts.seed, facts.n_rounds)
-    most = max(planned.values())
+    most = max(planned.values(), default=0)
     makers = [partial(make, facts, most) for make in _ways(facts)]
     plans = [make(_noise_multiplier(facts, make)) for make in makers]
     return min(plans, key=lambda plan: (plan.noise_multiplier, _epsilon(facts, plan)))

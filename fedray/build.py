@@ -88,7 +88,7 @@ class OwnerOpener:
 
     Args:
         experiment: the experiment.
-        planned: rounds that each owner is planned to take part in.
+        planned: rounds that each owner is planned to take part in, where its noise is calibrated for that.
         state_dir: owners keep what must outlive their process in a folder of their own in it.
         run: names the run in owners' ledgers.
         ledgers: see ``open_federation``.
@@ -198,11 +198,10 @@ def open_federation(
         ConfigError, DataError, ModelError, ResourcesError: see ``fedray.errors``.
     """
     names = data.owner_names(experiment.data)
+    run = "" if isinstance(experiment.privacy, NoPrivacy) else _run_id(state_dir)
     planned = Counter[str]()
-    run = ""
-    if not isinstance(experiment.privacy, NoPrivacy):
+    if isinstance(experiment.privacy, ExamplePrivacy):
         planned = planned_rounds(experiment.cohort, names, experiment.seed, experiment.rounds)
-        run = _run_id(state_dir)
     descent = ShuffledDescent(experiment.train.batch_size)
     task = any_task(experiment, data.schema_of(experiment.data), descent)
     cohort = open_cohort(Registry(names, OwnerOpener(experiment, planned, state_dir, run, ledgers)))

@@ -316,7 +316,7 @@ def test_an_owner_that_is_protected_as_a_whole_gives_no_figures_of_its_rows(
     protection = "masked" if kind == "distributed" else "plain"
     whole = federation(experiment({"name": kind, "noise_multiplier": 2.0}, protection=protection), tmp_path)
     with pytest.raises(ProtocolError):
-        dict(whole.cohort.evaluate(np.zeros(N_VALUES, np.float32), part))
+        dict(whole.cohort.evaluate(np.zeros(N_VALUES, np.float32), part, whole.cohort.population.names))
 
 
 # Noise that owners add
