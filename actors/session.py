@@ -35,11 +35,12 @@ _REPORTED_S = 1.0
 
 
 @contextmanager
-def ray_session(address: str | None = None) -> Iterator[None]:
+def ray_session(address: str | None = None, *, keeps_events: bool = False) -> Iterator[None]:
     """Use the Ray that is there, connect to a cluster, or start one on this machine and end it afterwards.
 
     Args:
         address: address of a running cluster; None for the environment's ``RAY_ADDRESS``, else this machine alone.
+        keeps_events: whether a Ray started here remembers every call, for a timeline; its memory grows with them.
 
     Raises:
         ResourcesError: no cluster answers at the address.
@@ -51,6 +52,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     if address:
         _require_reachable(address)
     local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
+    if not (address or keeps_events):
+        local["_system_config"] = {"task_events_report_interval_ms": 0}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except ConnectionError as error:

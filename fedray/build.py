@@ -59,7 +59,7 @@ def check(experiment: Experiment) -> None:
         ConfigError, DataError, ModelError: see ``fedray.errors``.
     """
     names = data.owner_names(experiment.data)
-    if unknown := sorted(set(experiment.placement) - set(names)):
+    if unknown := sorted(name for name in experiment.placement if name not in names):
         raise ConfigError(
             f"placement names {', '.join(unknown)}",
             f"owners of the data: {', '.join(names)}",

@@ -95,10 +95,14 @@ class Pool:
         return [self._owners.take(name).join() for name in names]
 
     def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterator[Sealed | Subtotal | Absent]:
-        """Train owners in the order given, as many at once as the trainer can; yield what each gives, or their sum."""
+        """Train owners in the order given, as many at once as the trainer can; yield what each gives, or their sum.
+
+        All assignments are of one plan.
+        """
         n = self.trainer.at_once
+        terms = assignments[0].terms(vector) if assignments else b""
         for start in range(0, len(assignments), n):
-            yield from self._train(vector, assignments[start : start + n])
+            yield from self._train(vector, assignments[start : start + n], terms)
         if self._adder and (subtotal := self._adder.take()):
             yield subtotal
 
@@ -116,8 +120,7 @@ class Pool:
         work, self._work = self._work, defaultdict(float)
         return dict(work)
 
-    def _train(self, vector: Vector, group: Sequence[Assignment]) -> Iterator[Sealed | Absent]:
-        terms = group[0].terms(vector)
+    def _train(self, vector: Vector, group: Sequence[Assignment], terms: bytes) -> Iterator[Sealed | Absent]:
         with self._during("open"):
             prepared = [self._prepared(assignment) for assignment in group]
         yield from (one for one in prepared if isinstance(one, Absent))

@@ -132,8 +132,8 @@ def _check_owners(experiment: Experiment, names: Sequence[str]) -> None:
             f"at least {fewest}, so that a sum hides each of them",
             "take more owners, or fewer slow ones, or let the server read updates with protection: plain",
         )
-    parties = {*names, config.KEY_HOLDER} if isinstance(section, config.Ckks | config.Bfv) else set(names)
-    if section.identities and (missing := sorted(parties - set(section.identities))):
+    others = (config.KEY_HOLDER,) if isinstance(section, config.Ckks | config.Bfv) else ()
+    if section.identities and (missing := sorted({*names, *others} - set(section.identities))):
         raise ConfigError(
             f"protection.identities without {', '.join(missing[:5])}",
             "a public key for every party, or for none",

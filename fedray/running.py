@@ -161,7 +161,7 @@ def run(
             return stack.enter_context(closing(InProcessServer(experiment, target / "owners")))
         from fedray.actors.session import RayServer, ray_session, write_timeline
 
-        stack.enter_context(ray_session(address))
+        stack.enter_context(ray_session(address, keeps_events=timeline))
         server = stack.enter_context(closing(RayServer(experiment, target.absolute() / "owners")))
         if timeline:
             stack.callback(write_timeline, target / TIMELINE)

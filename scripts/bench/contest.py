@@ -1,4 +1,4 @@
-"""Loops that do the same work, each in a process of its own, which take turns round by round.
+"""Loops that do the same work, each in a process of its own, which take turns of some rounds.
 
 So a machine that changes its speed changes all of them, and what one holds in memory is its own process tree.
 This file must not import torch or ray: what a loop loads is its own affair.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -42,8 +42,8 @@ class Turn:
 class Loop(Protocol):
     """What takes part: started by its constructor, in the process of its contestant."""
 
-    def advance(self) -> Any:
-        """Do one round."""
+    def advance(self, rounds: int) -> Sequence[Any]:
+        """Do so many rounds; what each took."""
 
     def close(self) -> None:
         """Let everything go."""
@@ -64,6 +64,27 @@ class Weight:
     utilisation: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one loop took.
+
+    Attributes:
+        start_up_s: see ``Contestant``.
+        first: its first round.
+        turns: the rounds after it.
+        weight: what it held.
+        apart: how far its model was from the first loop's after the first round, as a part of what that moved.
+        card_mib: memory of the card that it held; None without a card.
+    """
+
+    start_up_s: float
+    first: Turn
+    turns: Sequence[Turn]
+    weight: Weight
+    apart: float
+    card_mib: float | None
+
+
 class Contestant:
     """A loop in a process of its own, ready for its first round.
 
@@ -71,24 +92,26 @@ class Contestant:
         make: opens the loop, in its process.
 
     Attributes:
-        start_up_s: seconds that opening took; imports left out.
+        start_up_s: seconds from nothing to where the first round may begin.
     """
 
     def __init__(self, make: Callable[[], Loop]) -> None:
+        started = time.perf_counter()
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(make, theirs))
         self._process.start()
         theirs.close()
-        self.start_up_s: float = self._pipe.recv()
+        self._pipe.recv()
+        self.start_up_s = time.perf_counter() - started
 
-    def ask(self, method: str) -> Any:
+    def ask(self, method: str, *arguments: Any) -> Any:
         """What a method of the loop gives.
 
         Raises:
             EOFError: the loop's process has died; its traceback is on the standard error.
         """
-        self._pipe.send(method)
+        self._pipe.send((method, arguments))
         return self._pipe.recv()
 
     def memory(self) -> list[memory.Memory]:
@@ -100,7 +123,7 @@ class Contestant:
         seen, busy = [self.memory()], list[float]()
         until = time.monotonic() + least_s
         while rounds > 0 or time.monotonic() < until:
-            self._pipe.send("advance")
+            self._pipe.send(("advance", (1,)))
             while not self._pipe.poll(SAMPLE_S):
                 seen.append(self.memory())
                 busy += [cards.utilisation()] if device == "cuda" else []
@@ -123,19 +146,12 @@ class Contestant:
 
 def _serve(make: Callable[[], Loop], pipe: Connection) -> None:
     """Do what is asked until nobody asks any more."""
-    started = time.perf_counter()
     with closing(make()) as loop:
-        pipe.send(time.perf_counter() - started)
-        while (method := _next(pipe)) is not None:
-            pipe.send(getattr(loop, method)())
-
-
-def _next(pipe: Connection) -> str | None:
-    try:
-        method: str = pipe.recv()
-    except EOFError:
-        return None
-    return method
+        pipe.send("ready")
+        with suppress(EOFError):
+            while True:
+                method, arguments = pipe.recv()
+                pipe.send(getattr(loop, method)(*arguments))
 
 
 def opened(stack: ExitStack, makes: Mapping[str, Callable[[], Loop]]) -> dict[str, Contestant]:

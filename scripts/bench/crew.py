@@ -140,12 +140,9 @@ class BareLoop:
         self._round = 0
         self._at_once = self._fastest() if is_vectorised else 1
 
-    def advance(self) -> Turn:
-        """Do one round."""
-        started = time.perf_counter()
-        self._round += 1
-        self._crew.vector += self._crew.train(self._round, self._cohort(self._round), self._at_once)
-        return Turn(time.perf_counter() - started, self._at_once)
+    def advance(self, rounds: int) -> list[Turn]:
+        """Do so many rounds."""
+        return [self._advance() for _ in range(rounds)]
 
     def vector(self) -> NDArray[np.float32]:
         """The model, shape ``(n_values,)``."""
@@ -154,6 +151,12 @@ class BareLoop:
     def close(self) -> None:
         """End the processes."""
         self._crew.close()
+
+    def _advance(self) -> Turn:
+        started = time.perf_counter()
+        self._round += 1
+        self._crew.vector += self._crew.train(self._round, self._cohort(self._round), self._at_once)
+        return Turn(time.perf_counter() - started, self._at_once)
 
     def _cohort(self, round: int) -> list[int]:
         experiment = self._experiment

@@ -31,15 +31,20 @@ class Federation:
             stack.callback(self._writer.close, "interrupted")
             self._stack = stack.pop_all()
 
-    def advance(self) -> Turn:
-        """Run one round and write its record.
+    def advance(self, rounds: int) -> list[Turn]:
+        """Run so many rounds and write their records; each but the last begins the next before it is written.
 
         Raises:
             RunError: no owner answers any more.
         """
+        return [self._advance(is_last=left == 1) for left in range(rounds, 0, -1)]
+
+    def _advance(self, *, is_last: bool) -> Turn:
         started = time.perf_counter()
         record = self._server.advance()
         assert record is not None, "a round of an experiment that is over"
+        if not is_last:
+            self._server.begin()
         self._writer.write(record)
         seconds = time.perf_counter() - started
         assert record.n_updates == len(record.cohort), "every owner of the cohort gives an update"

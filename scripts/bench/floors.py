@@ -22,6 +22,7 @@ from fedray import data, seeds
 from fedray.config import Experiment
 from fedray.config.learning import Sgd
 from fedray.making import make_module
+from fedray.values import Work
 
 cross_entropy = nn.functional.cross_entropy
 
@@ -87,7 +88,7 @@ class Floor:
     def __init__(self, experiment: Experiment, rows: Rows, device: str) -> None:
         optimizer = experiment.train.optimizer
         assert isinstance(optimizer, Sgd)
-        assert experiment.work.unit == "epochs" and experiment.work.amount == 1
+        assert experiment.work == Work(1, "epochs")
         self._rows, self._device = rows, device
         self._lr, self._batch_size, self._seed = optimizer.lr, experiment.train.batch_size, experiment.seed
         self._names = data.owner_names(experiment.data)
@@ -137,8 +138,7 @@ class Floor:
         """One owner's epoch."""
         self._flat.copy_(start)
         parameters = list(self._parameters.values())
-        for batch in self._order(round, owner).split(self._batch_size):
-            rows = batch.to(self._device)
+        for rows in self._order(round, owner).to(self._device).split(self._batch_size):
             loss = cross_entropy(self._module(self._rows.features[rows]), self._rows.targets[rows])
             self._step(parameters, torch.autograd.grad(loss, parameters))
         return self._flat - start
@@ -161,18 +161,17 @@ class Floor:
 
     def _batches(self, round: int, group: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Numbers of rows, ``(k, b)``, and their weights in the owners' mean losses, for the k owners of each step."""
-        sizes = self._rows.sizes[group]
-        steps = -(-sizes // self._batch_size)
-        width = int(steps[0]) * self._batch_size
-        orders = [nn.functional.pad(self._order(round, owner), (0, width)) for owner in group]
-        numbers = torch.stack([order[:width] for order in orders])
-        for step in range(int(steps[0])):
-            k = int((steps > step).sum())
-            counts = np.minimum(self._batch_size, sizes[:k] - step * self._batch_size)
-            b = int(counts.max())
-            weights = (np.arange(b) < counts[:, None]) / counts[:, None].astype(np.float32)
-            rows = numbers[:k, step * self._batch_size :][:, :b]
-            yield rows.to(self._device), torch.from_numpy(weights.astype(np.float32)).to(self._device)
+        sizes, size = self._rows.sizes[group][:, None], self._batch_size
+        n_steps = self.steps(group[0])
+        places = np.arange(n_steps * size)
+        counts = np.clip(sizes - places // size * size, 0, size)
+        weights = (places < sizes) / np.maximum(counts, 1)
+        orders = [nn.functional.pad(self._order(round, owner), (0, len(places))) for owner in group]
+        numbers = torch.stack([order[: len(places)] for order in orders]).to(self._device)
+        shares = torch.from_numpy(weights.astype(np.float32)).to(self._device)
+        for first in places[::size]:
+            k, b = np.count_nonzero(counts[:, first]), int(counts[:, first].max())
+            yield numbers[:k, first : first + b], shares[:k, first : first + b]
 
     def _order(self, round: int, owner: int) -> Tensor:
         """Numbers of an owner's rows in the order of its epoch, which is the one that fedray draws."""

@@ -83,7 +83,7 @@ def _parent(entry: Path) -> int:
 
 
 def _name(command: bytes) -> str:
-    """``ray::PoolActor``, ``gcs_server``, ``dashboard/agent.py``: the program, or what an interpreter runs."""
+    """The program, what an interpreter runs, or Ray's name of an actor without what it is just doing."""
     words = [word for word in command.decode(errors="replace").replace("\0", " ").split() if word]
     if not words:
         return "?"
@@ -91,4 +91,4 @@ def _name(command: bytes) -> str:
     if program.startswith("python"):
         scripts = [word for word in words[1:] if word.endswith(".py")]
         return "/".join(Path(scripts[0]).parts[-2:]) if scripts else "python"
-    return program if "::" not in words[0] else words[0]
+    return words[0].partition(".")[0] if words[0].startswith("ray::") else program
