@@ -179,6 +179,32 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("a name that is no file name", {"name": "a/b"}, ["name: ", "'a/b'"]),
     ("a wrong resource", {"resources": {"owner_cpus": -1}}, ["resources.owner_cpus: ", "found -1"]),
     ("a wrong placement", {"placement": {"b": {"labels": 3}}}, ["placement.b.labels: ", "found 3"]),
+    ("an unknown simulation", {"simulation": "pools"}, ["simulation: ", "'none'", "'pooled'"]),
+    ("no pools", {"simulation": {"name": "pooled", "pools": 0}}, ["simulation.pools: ", "found 0"]),
+    ("no owners at once", {"simulation": {"name": "pooled", "at_once": 0}}, ["simulation.at_once: ", "found 0"]),
+    ("less than no GPU", {"simulation": {"name": "pooled", "pool_gpus": -1}}, ["simulation.pool_gpus: ", "found -1"]),
+    ("pools of owners by themselves", {"simulation": {"name": "none", "pools": 2}}, ["simulation.pools: unknown key"]),
+    (
+        "owners in pools that are pinned",
+        {"simulation": "pooled", "placement": {"b": {"cpus": 1}, "a": {"labels": {"x": "y"}}}},
+        ["placement pins a, b", "simulation is 'pooled'", "simulation: none"],
+    ),
+    (
+        "GPUs for owners in pools",
+        {"simulation": "pooled", "resources": {"owner_gpus": 0.5}},
+        ["resources.owner_gpus is 0.5", "simulation is 'pooled'", "simulation.pool_gpus"],
+    ),
+    (
+        "owners trained together under a deadline",
+        {"simulation": {"name": "pooled", "at_once": 2}, "deadline_s": 1.5},
+        ["simulation.at_once is 2", "deadline_s", "at_once: 1"],
+    ),
+    (
+        "owners trained together on a task of one's own",
+        {"simulation": {"name": "pooled", "at_once": 2}, "task": "a:B"},
+        ["simulation.at_once is 2", "task is your own", "at_once: 1"],
+    ),
+    ("nobody evaluated", {"evaluation": {"owners": 0}}, ["evaluation.owners: ", "found 0"]),
 ]
 
 TAGS = ["function-before", "tagged-union", "literal[", "Digits", "FedProx", "ExamplePrivacy", "digits.", "constrained-"]
@@ -238,6 +264,37 @@ def test_masks_are_the_default_and_ask_for_three_owners() -> None:
 )
 def test_what_may_be_hidden_or_is_not_to_be_is_taken(raw: dict[str, Any]) -> None:
     validated(raw)
+
+
+POOLED = {"name": "pooled", "pools": 3, "at_once": 1}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"simulation": "pooled"},
+        {"simulation": {"name": "pooled", "pool_gpus": 0.25, "at_once": 64}},
+        {"simulation": POOLED, "deadline_s": 1.5},
+        {"simulation": POOLED, "task": "a:B"},
+        {"simulation": "pooled", "deadline_s": 1.5, "task": "a:B"},
+        {"simulation": POOLED, "protection": "bfv"},
+        {"simulation": "none", "placement": {"b": {"cpus": 1}}, "resources": {"owner_gpus": 0.5}},
+    ],
+    ids=["auto", "gpus", "deadline", "task", "auto finds one at a time", "encrypted", "owners by themselves"],
+)
+def test_what_can_be_simulated_is_taken(raw: dict[str, Any]) -> None:
+    validated(raw)
+
+
+def test_owners_are_not_simulated_unless_that_is_said() -> None:
+    assert validated({}).simulation.name == "none"
+    simulation = validated({"simulation": "pooled"}).simulation
+    assert (simulation.pools, simulation.pool_gpus, simulation.at_once) == ("auto", 0.0, "auto")
+
+
+def test_gpus_of_owners_in_pools_are_their_pools() -> None:
+    assert validated({"simulation": {"name": "pooled", "pool_gpus": 0.25}}).gpus_of("a") == 0.25
+    assert validated({"resources": {"owner_gpus": 0.5}, "placement": {"a": {"gpus": 1}}}).gpus_of("a") == 1
 
 
 def test_an_experiment_cannot_be_changed() -> None:

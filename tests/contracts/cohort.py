@@ -6,7 +6,7 @@ For owners in other processes, ``toys`` must be importable there, or be pickled 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,28 @@ import pytest
 from toys import Patient, Talkative, assignment, is_there, openers, plan, shard, torch_task
 
 from fedray.owners import Owner
-from fedray.protocols import Cohort
-from fedray.values import Absent, Sealed, Shard
+from fedray.pools import OneByOne, Place, Pool
+from fedray.protocols import Cohort, Trainer
+from fedray.values import Absent, Choice, Sealed, Shard
 
 OpensCohort = Callable[[Mapping[str, Callable[[], Owner]]], Cohort]
 
 SHARDS: dict[str, Shard] = {"b": shard(9, 4, seed=1), "a": shard(12, 5, seed=2), "c": shard(5, 0, seed=3)}
 VECTOR = torch_task().initial(1)
+
+
+class SinglePools:
+    """Makes pools that send every update by itself, as for protections that take no subtotals."""
+
+    def open(self, openers: Mapping[str, Callable[[], Owner]], place: Place | None = None) -> Pool:
+        return Pool(openers, place=place)
+
+    def choose(self, sizes: Sequence[int]) -> Choice:
+        return Choice(1, f"one at a time: there are {len(sizes)} owners")
+
+    def trainer(self, at_once: int) -> Trainer:
+        assert at_once == 1
+        return OneByOne()
 
 
 class CohortContract:
@@ -147,6 +162,14 @@ class CohortContract:
         assert isinstance(answer, Sealed)
         assert answer.is_complete, "the message was not answered while the owner trained"
         cohort.close()
+
+    def test_what_was_worked_is_told_once_in_seconds(self, cohort: Cohort) -> None:
+        list(cohort.train(VECTOR, [assignment(plan(), "a")]))
+        dict(cohort.evaluate(VECTOR, "holdout", ["a"]))
+        worked = dict(cohort.work())
+        assert set(worked) <= {"open", "train", "seal", "add", "evaluate", "carry", "wait"}
+        assert all(seconds >= 0 for seconds in worked.values())
+        assert not any(cohort.work().values())
 
     def test_a_cohort_may_be_closed_twice(self, cohort: Cohort) -> None:
         cohort.close()

@@ -18,8 +18,9 @@ from toys import assignment, plan
 from fedray.errors import ProtocolError, RoundAbandoned, UpdateRefused
 from fedray.protection.fixed_point import PIECE, WEIGHT_BOUND, FixedPoint
 from fedray.protection.plain import PlainProtection, PlainSealer
+from fedray.protection.subtotals import RingAdder
 from fedray.protocols import Combiner, Protection, Sealer
-from fedray.values import Absent, Sealed, Total, Update
+from fedray.values import Absent, Sealed, Subtotal, Total, Update
 
 OWNERS = ("zürich", "a", "leuven ", "b/../c", "m")
 """Names that need care, in no order."""
@@ -124,6 +125,40 @@ def require_mean(harness: Harness, total: Total, added: Mapping[str, Update], fi
     np.testing.assert_allclose(total.mean, exact_mean(added), rtol=0, atol=atol)
 
 
+DIVISIONS = ((0, 0, 0, 0, 0), (0, 1, 2, 3, 4), (1, 0, 1, 0, 1), (2, 2, 1, 0, 0))
+"""Which pool each owner is in; pools send their subtotals in order."""
+
+
+def divided(sealed: Sequence[Sealed], division: Sequence[int]) -> list[list[Sealed]]:
+    pools: dict[int, list[Sealed]] = {}
+    for one, place in zip(sealed, division, strict=True):
+        pools.setdefault(place, []).append(one)
+    return [pools[place] for place in sorted(pools)]
+
+
+def subtotal(sealed: Sequence[Sealed]) -> Subtotal:
+    """What a pool makes of these in the ring of ``NARROW``; a sum of bytes where they are in no ring."""
+    adder = RingAdder(NARROW, readable=False)
+    try:
+        for one in sealed:
+            adder.add(one)
+    except UpdateRefused:
+        shortest = min(len(one.payload) for one in sealed)
+        payload = np.sum([one.payload[:shortest] for one in sealed], axis=0, dtype=sealed[0].payload.dtype)
+        return Subtotal(payload, tuple(one.cover for one in sealed))
+    found = adder.take()
+    assert found is not None
+    return found
+
+
+def is_taken(combiner: Combiner, subtotal: Subtotal) -> bool:
+    try:
+        combiner.add_subtotal(subtotal)
+    except UpdateRefused:
+        return False
+    return True
+
+
 class ProtectionContract:
     @pytest.fixture
     def opens(self) -> Opens:
@@ -211,6 +246,60 @@ class ProtectionContract:
         assert total.weight == expected.weight
         atol = 2 * slack(WIDE, harness.tolerance, 4, expected.weight)
         np.testing.assert_allclose(total.mean, expected.mean, rtol=0, atol=atol)
+
+    @pytest.mark.parametrize("division", DIVISIONS, ids=[" ".join(map(str, one)) for one in DIVISIONS])
+    def test_subtotals_of_any_division_give_the_bits_of_single_updates_or_are_refused(
+        self, opens: Opens, division: tuple[int, ...]
+    ) -> None:
+        """Added where owners share a process; refused, they leave the sum as it was for those who send their own."""
+        harness, given = opens(NARROW, 2**17), updates(NARROW)
+        combiner = harness.combiner()
+        sealed = [harness.sealed(combiner, owner, given[owner]) for owner in OWNERS]
+        for group in divided(sealed, division):
+            before = combiner.n_added
+            if is_taken(combiner, subtotal(group)):
+                assert combiner.n_added == before + len(group)
+            else:
+                assert combiner.n_added == before
+                for one in group:
+                    combiner.add(one)
+        total, expected = combiner.open(), opens(NARROW, 2**17).total(given)
+        assert total.weighted_sum.tobytes() == expected.weighted_sum.tobytes()
+        assert total.weight == expected.weight
+
+    def test_a_protection_takes_all_subtotals_that_its_own_adder_makes_or_none(self, opens: Opens) -> None:
+        harness, given = opens(NARROW, 2**17), updates(NARROW)
+        taken = set()
+        for round, group in enumerate((OWNERS[:1], OWNERS[1:3], OWNERS), start=1):
+            combiner = harness.combiner(round)
+            sealed = [harness.sealed(combiner, owner, given[owner], round) for owner in group]
+            taken.add(is_taken(combiner, subtotal(sealed)))
+        assert len(taken) == 1
+
+    def test_a_subtotal_with_an_owner_that_may_not_add_leaves_the_sum_as_it_was(self, opens: Opens) -> None:
+        """One that is in it already, one that was not asked, or one twice."""
+        harness, given = opens(NARROW, 2**17), updates(NARROW)
+        combiner = harness.combiner()
+        first, *others = [harness.sealed(combiner, owner, given[owner]) for owner in OWNERS]
+        combiner.add(first)
+        for bad in (first, replace(others[2], owner="stranger"), others[0]):
+            assert not is_taken(combiner, subtotal([*others[:2], bad]))
+            assert combiner.n_added == 1
+        for one in others:
+            combiner.add(one)
+        require_mean(harness, combiner.open(), given, NARROW)
+
+    def test_a_misshapen_subtotal_leaves_the_sum_as_it_was(self, opens: Opens) -> None:
+        harness, given = opens(NARROW, 2**17), updates(NARROW)
+        combiner = harness.combiner()
+        sealed = [harness.sealed(combiner, owner, given[owner]) for owner in OWNERS]
+        whole = subtotal(sealed[:3])
+        for payload in misshapen(whole.payload):
+            assert not is_taken(combiner, replace(whole, payload=payload))
+            assert combiner.n_added == 0
+        for one in sealed:
+            combiner.add(one)
+        require_mean(harness, combiner.open(), given, NARROW)
 
     def test_sealing_does_not_change_the_update(self, harness: Harness) -> None:
         update, combiner = updates()["b/../c"], harness.combiner()

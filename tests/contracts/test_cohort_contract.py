@@ -1,14 +1,24 @@
-"""The cohort of this process keeps the Cohort contract; the one of Ray actors is tested in ``tests/ray``."""
+"""The cohorts of this process keep the Cohort contract; those of Ray actors are tested in ``tests/ray``."""
 
 from __future__ import annotations
 
-import pytest
-from contracts.cohort import CohortContract, OpensCohort
+from functools import partial
 
-from fedray.pools import InProcessCohort
+import pytest
+from contracts.cohort import CohortContract, OpensCohort, SinglePools
+
+from fedray.pools import InProcessCohort, InProcessPool
 
 
 class TestInProcessCohort(CohortContract):
     @pytest.fixture
     def opens_cohort(self) -> OpensCohort:
         return InProcessCohort
+
+
+class TestInProcessPool(CohortContract):
+    """With updates that travel one by one, as the contract looks at them; ``test_pools`` has those with an adder."""
+
+    @pytest.fixture(params=[1, None], ids=["told", "measured"])
+    def opens_cohort(self, request: pytest.FixtureRequest) -> OpensCohort:
+        return partial(InProcessPool, makes=SinglePools(), at_once=request.param)
