@@ -19,7 +19,7 @@ from fedray.pools import most_first
 from fedray.values import Absent, Assignment, OwnerInfo, Part, Population, Sealed, Tally, Vector
 
 T = TypeVar("T")
-_GRACE_S = 10.0
+GRACE_S = 10.0
 """How long past its deadline an owner's answer is waited for: it stops by itself, between two batches."""
 
 
@@ -72,7 +72,7 @@ class RayCohort:
             while waiting and len(running) < self._at_once:
                 assignment = waiting.pop()
                 ref = self._actors[assignment.owner].train.remote(shared, assignment)
-                running[ref] = (assignment, time.monotonic() + (self._deadline_s or math.inf) + _GRACE_S)
+                running[ref] = (assignment, time.monotonic() + (self._deadline_s or math.inf) + GRACE_S)
             patience = max(0.0, min(expires for _, expires in running.values()) - time.monotonic())
             done, _ = ray.wait(list(running), timeout=None if math.isinf(patience) else patience)
             for ref in done:
@@ -82,7 +82,7 @@ class RayCohort:
                 if expires <= time.monotonic():
                     del running[ref]
                     self._late[assignment.owner] = ref
-                    yield gone(assignment, f"no answer within {self._deadline_s:g} s and {_GRACE_S:g} s of grace")
+                    yield gone(assignment, f"no answer within {self._deadline_s:g} s and {GRACE_S:g} s of grace")
 
     def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
         """Ask all at once; an owner that trains meanwhile answers from another thread of its actor."""
@@ -96,7 +96,7 @@ class RayCohort:
         """Tallies of the owners that answer; one that is busy past the deadline, dead or failing is left out."""
         shared = ray.put(vector)
         refs = {self._actors[name].evaluate.remote(shared, part): name for name in owners}
-        patience = None if self._deadline_s is None else self._deadline_s + _GRACE_S
+        patience = None if self._deadline_s is None else self._deadline_s + GRACE_S
         done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=patience)
         for ref in done:
             try:

@@ -51,7 +51,7 @@ class PoolActor:
         self._makes = makes
         self._openers = openers
         self._opened: Pool | None = None
-        self._at_once = 1
+        self._at_once: int | None = None
         self._busy_until = 0.0
         self._opening = Lock()
 
@@ -60,9 +60,12 @@ class PoolActor:
         return self._makes.choose(sizes)
 
     def use(self, at_once: int) -> None:
-        """Train so many owners at once from now on."""
-        self._at_once = at_once
-        self._pool().trainer = self._makes.trainer(at_once)
+        """Get ready to train so many owners at once.
+
+        Raises:
+            ConfigError: owners cannot be trained together.
+        """
+        self._pool(at_once)
 
     def join(self, names: Sequence[str]) -> list[OwnerInfo]:
         """Open these owners.
@@ -81,10 +84,13 @@ class PoolActor:
                 "run with --in-process to debug it",
             ) from None
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterator[Sealed | Subtotal | Absent | Worked]:
+    @ray.method(num_returns="streaming")
+    def train(
+        self, vector: Vector, assignments: Sequence[Assignment], at_once: int
+    ) -> Iterator[Sealed | Subtotal | Absent | Worked]:
         """Train one round's owners: what each gives, or their subtotal; last, what was worked."""
         began = time.time()
-        yield from self._pool().train(vector, assignments)
+        yield from self._pool(at_once).train(vector, assignments)
         yield self._worked(began)
 
     @ray.method(concurrency_group=_PROTOCOL)
@@ -92,21 +98,25 @@ class PoolActor:
         """Answer messages of the protection's protocol, in a thread of its own: owners that train answer too."""
         return self._pool().answer(round, messages)
 
-    def evaluate(self, vector: Vector, part: Part, names: Sequence[str]) -> tuple[dict[str, Tally], Worked]:
+    def evaluate(
+        self, vector: Vector, part: Part, names: Sequence[str], at_once: int
+    ) -> tuple[dict[str, Tally], Worked]:
         """Tallies of these owners."""
         began = time.time()
-        tallies = dict(self._pool().evaluate(vector, part, names))
+        tallies = dict(self._pool(at_once).evaluate(vector, part, names))
         return tallies, self._worked(began)
 
     def _worked(self, began: float) -> Worked:
         busy_until, self._busy_until = self._busy_until, time.time()
         return Worked(began, busy_until, self._busy_until - began, self._pool().take_work())
 
-    def _pool(self) -> Pool:
+    def _pool(self, at_once: int | None = None) -> Pool:
+        """The pool; told how many owners to train at once by every call, since a restarted one has forgotten."""
         with self._opening:
             if self._opened is None:
                 self._opened = self._makes.open(self._openers, place_of)
-                self._opened.trainer = self._makes.trainer(self._at_once)
+            if at_once not in (None, self._at_once):
+                self._at_once, self._opened.trainer = at_once, self._makes.trainer(at_once)
             return self._opened
 
 

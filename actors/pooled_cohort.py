@@ -7,8 +7,8 @@ protection keeps secrets from message to message never move.
 
 from __future__ import annotations
 
+import math
 import time
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,19 +16,21 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from fedray.actors.cohort import gone, unwrapped
+from fedray.actors.cohort import GRACE_S, gone, unwrapped
 from fedray.actors.pool import RemotePool, Worked
 from fedray.actors.resources import pool_demands, pool_options
 from fedray.config import Experiment
 from fedray.config.experiment import Pooled
 from fedray.config.learning import Plain
+from fedray.dealing import Dealer
 from fedray.errors import ResourcesError
 from fedray.open_owners import OpensOwner, ascending
-from fedray.pools import MakesPools, most_first, some_sizes
-from fedray.tasks.descent import count_steps
+from fedray.pools import MakesPools, some_sizes
 from fedray.values import Absent, Assignment, Choice, Part, Population, Sealed, Subtotal, Tally, Vector
 
 _LOST = "its pool died; it is restarted where it can be"
+_SMALL_BYTES = 2**16
+"""Ray carries what is smaller inside its messages."""
 
 
 class PooledCohort:
@@ -63,13 +65,15 @@ class PooledCohort:
         demands = pool_demands(experiment.simulation, cpus)
         self._answer_timeout_s = experiment.resources.answer_timeout_s
         self._start_timeout_s = experiment.resources.start_timeout_s
-        self._batch_size = experiment.train.batch_size
-        self._may_move = isinstance(experiment.protection, Plain)
+        self._deadline_s = experiment.deadline_s
         self._names = ascending(openers)
         self._work = defaultdict[str, float](float)
         self._pools: list[Any] = [RemotePool.options(**pool_options(one)).remote(makes, openers) for one in demands]
         try:
             self.population = self._join(population)
+            self._dealer = Dealer(
+                self.population, len(demands), experiment.train.batch_size, isinstance(experiment.protection, Plain)
+            )
             choice = self._choice(experiment.simulation)
             self._all("use", [(choice.at_once,)] * len(demands))
         except BaseException:
@@ -79,33 +83,39 @@ class PooledCohort:
         self.notes = (f"pools: {len(demands)}", *([choice.line] if choice.line else []))
 
     def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Subtotal | Absent]:
-        """Deal assignments out, most rows first; yield what pools give as it arrives."""
-        shared = ray.put(vector)
+        """Deal assignments out, most work first; yield what pools give as it arrives.
+
+        Where owners have a deadline, a pool that is late by more than all of its owners' together is started anew.
+        """
+        sent = _sent(vector)
         asked_at = time.time()
-        asked = {
-            self._pools[place].train.options(num_returns="streaming").remote(shared, part): list(part)
-            for place, part in enumerate(self._dealt(assignments))
+        calls = {
+            self._pools[place].train.remote(sent, part, self.at_once): _Call(place, part, self._expires(len(part)))
+            for place, part in enumerate(self._dealer.dealt(assignments))
             if part
         }
-        missing = dict(asked)
         ended: list[float] = []
-        while missing:
-            (stream,), _ = ray.wait(list(missing), num_returns=1, fetch_local=False)
-            answer = _next(stream)
-            if isinstance(answer, Worked):
-                ended.append(self._book(answer, asked_at))
-                del missing[stream]
-            elif answer is None:
-                yield from (gone(one, _LOST) for one in missing.pop(stream))
-            else:
-                yield answer
+        while calls:
+            done, _ = ray.wait(list(calls), num_returns=1, timeout=_patience(calls.values()), fetch_local=False)
+            for stream in done or [late for late, call in calls.items() if call.expires <= time.monotonic()]:
+                call = calls[stream]
+                answer = _next(stream) if done else None
+                if isinstance(answer, Worked):
+                    ended.append(self._book(answer, asked_at))
+                    del calls[stream]
+                elif answer is not None:
+                    call.answered(answer)
+                    yield answer
+                else:
+                    ray.kill(self._pools[call.place], no_restart=False)
+                    yield from (gone(one, _LOST) for one in calls.pop(stream).missing.values())
         self._work["wait"] += sum(max(ended, default=0.0) - one for one in ended)
 
     def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
         """Ask all pools at once; owners that train meanwhile answer from another thread of their pool."""
         by_pool: dict[int, dict[str, bytes]] = {}
         for name, message in messages.items():
-            by_pool.setdefault(self._home(name), {})[name] = message
+            by_pool.setdefault(self._dealer.home(name), {})[name] = message
         refs = {self._pools[place].answer.remote(round, part): part for place, part in by_pool.items()}
         done, late = ray.wait(list(refs), num_returns=len(refs), timeout=self._answer_timeout_s)
         answers: dict[str, bytes | Absent] = {}
@@ -119,11 +129,11 @@ class PooledCohort:
 
     def evaluate(self, vector: Vector, part: Part, owners: Sequence[str]) -> Iterator[tuple[str, Tally]]:
         """Tallies of the owners named; those of a pool that died are left out."""
-        shared = ray.put(vector)
+        sent = _sent(vector)
         asked_at = time.time()
         refs = [
-            pool.evaluate.remote(shared, part, names)
-            for pool, names in zip(self._pools, self._shares(owners), strict=True)
+            pool.evaluate.remote(sent, part, names, self.at_once)
+            for pool, names in zip(self._pools, self._dealer.at_home(owners), strict=True)
             if names
         ]
         while refs:
@@ -152,31 +162,9 @@ class PooledCohort:
         self._work["carry"] += max(0.0, now - max(asked, worked.busy_until) - worked.seconds)
         return now
 
-    def _dealt(self, assignments: Sequence[Assignment]) -> list[list[Assignment]]:
-        """Each pool's part: most work first, to the owner's own pool, whose memory has its rows, or to the idlest."""
-        parts: list[list[Assignment]] = [[] for _ in self._pools]
-        loads = [0] * len(parts)
-        fair = sum(map(self._steps, assignments)) / len(parts)
-        for assignment in most_first(assignments, self.population):
-            steps, place = self._steps(assignment), self._home(assignment.owner)
-            if self._may_move and loads[place] + steps > fair:
-                place = loads.index(min(loads))
-            parts[place].append(assignment)
-            loads[place] += steps
-        return parts
-
-    def _steps(self, assignment: Assignment) -> int:
-        n_rows = self.population.n_train_of(assignment.owner)
-        return count_steps(assignment.work, n_rows, self._batch_size)
-
-    def _shares(self, names: Sequence[str]) -> list[list[str]]:
-        shares: list[list[str]] = [[] for _ in self._pools]
-        for name in names:
-            shares[self._home(name)].append(name)
-        return shares
-
-    def _home(self, owner: str) -> int:
-        return bisect_left(self._names, owner) % len(self._pools)
+    def _expires(self, n_owners: int) -> float:
+        """When a pool has been waited for long enough that trains so many owners, on the monotonic clock."""
+        return time.monotonic() + (self._deadline_s or math.inf) * n_owners + GRACE_S
 
     def _join(self, known: Population | None) -> Population:
         """All owners; where they are known before, each pool opens one, to see that it can."""
@@ -207,6 +195,37 @@ class PooledCohort:
                 "raise resources.start_timeout_s, or free what other work on the cluster holds",
             )
         return [unwrapped(ref) for ref in refs]
+
+
+class _Call:
+    """What one pool was asked in a round.
+
+    Args:
+        place: number of the pool.
+        part: assignments of its owners.
+        expires: when it has been waited for long enough.
+    """
+
+    def __init__(self, place: int, part: Sequence[Assignment], expires: float) -> None:
+        self.place = place
+        self.missing = {one.owner: one for one in part}
+        self.expires = expires
+
+    def answered(self, answer: Sealed | Subtotal | Absent) -> None:
+        """Take note of whose answers are in it."""
+        for one in answer.covers if isinstance(answer, Subtotal) else (answer,):
+            self.missing.pop(one.owner, None)
+
+
+def _patience(calls: Iterable[_Call]) -> float | None:
+    """Seconds until the first call expires; None where none does."""
+    seconds = max(0.0, min(call.expires for call in calls) - time.monotonic())
+    return None if math.isinf(seconds) else seconds
+
+
+def _sent(vector: Vector) -> Any:
+    """A vector as it is best handed to all pools: small ones in the call, others once a node by the object store."""
+    return vector if vector.nbytes <= _SMALL_BYTES else ray.put(vector)
 
 
 def _next(stream: Any) -> Sealed | Subtotal | Absent | Worked | None:

@@ -105,9 +105,14 @@ class Population:
             np.array([info.n_holdout for info in found], dtype=np.int64),
         )
 
+    def place_of(self, owner: str) -> int:
+        """Where an owner stands; names that are put together on demand know it themselves."""
+        is_stored = isinstance(self.names, list | tuple)
+        return bisect_left(self.names, owner) if is_stored else self.names.index(owner)
+
     def n_train_of(self, owner: str) -> int:
         """Training rows of one owner."""
-        return int(self.n_train[bisect_left(self.names, owner)])
+        return int(self.n_train[self.place_of(owner)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,7 +269,7 @@ def test_constants_in_the_text_are_those_of_the_code() -> None:
     concepts = text_of("docs/concepts.md")
     assert rounds.PATIENCE == 3
     assert "After three rounds in a row" in concepts
-    assert f"and {cohort._GRACE_S:g} s of grace" in concepts
+    assert f"and {cohort.GRACE_S:g} s of grace" in concepts
     for file in (records.STREAM, records.PARQUET, running.MODEL):
         assert file in concepts
 

@@ -198,7 +198,7 @@ class Slow(Counting):
 def test_an_owner_that_hangs_past_its_deadline_is_left_behind(
     tmp_path: Path, ray_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cohort_module, "_GRACE_S", 0.5)
+    monkeypatch.setattr(cohort_module, "GRACE_S", 0.5)
     task = partial(Counting, fault="hang", owner_rows=20)
     settings = {
         "deadline_s": 0.5,
