@@ -21,10 +21,10 @@ from fedray.protocols import Job, Task
 from fedray.tasks.descent import Clipping, Descent, Draws, steps_of
 from fedray.tasks.device import Pair
 from fedray.tasks.losses import Metric, per_row
-from fedray.tasks.padded import Pool
+from fedray.tasks.padded import Steps
 from fedray.tasks.proximal import pull_to
 from fedray.tasks.randomness import own_randomness
-from fedray.tasks.stacked import ClippedGradients, Gradients, MeanGradients, keep_leading, losses_of
+from fedray.tasks.stacked import ClippedGradients, Gradients, MeanGradients, keep_leading
 from fedray.tasks.torch_task import Bench, TorchTask, update_of
 from fedray.values import Examples, Tally, Update, Vector
 
@@ -108,7 +108,7 @@ class ManyOwners:
         pull_to(optimizer, list(parameters.values()), list(layout.stacked(start).values()), mu)
         pairs = [self._task.rows.of(job.shard.train) for job, _ in going]
         gradients = self._gradients([draws.clipping for _, draws in going])
-        for batch in Pool(pairs, [list(draws.batches) for _, draws in going]).batches():
+        for batch in Steps(pairs, [list(draws.batches) for _, draws in going]).batches():
             keep_leading(optimizer, parameters, len(batch))
             steps.clear()
             gradients.leave(parameters, batch)
@@ -117,9 +117,9 @@ class ManyOwners:
         return [_ended(job, draws, delta) for (job, draws), delta in zip(going, deltas, strict=True)]
 
     def _gradients(self, clippings: Sequence[Clipping | None]) -> Gradients:
-        losses = losses_of(self._bench.module, self._task.loss)
+        module, loss = self._bench.module, self._task.loss
         private = [clipping for clipping in clippings if clipping is not None]
-        return ClippedGradients(losses, private) if private else MeanGradients(losses)
+        return ClippedGradients(module, loss, private) if private else MeanGradients(module, loss)
 
     @cached_property
     def _bench(self) -> Bench:

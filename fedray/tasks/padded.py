@@ -25,17 +25,19 @@ class Batch:
         features: of shape ``(k, b, ...)``; what is no row repeats another one of the owner.
         targets: of shape ``(k, b, ...)``.
         is_row: of shape ``(k, b)``.
+        weights: of rows in their owner's mean, 0 for what is no row; of shape ``(k, b)``.
     """
 
     features: Tensor
     targets: Tensor
     is_row: Tensor
+    weights: Tensor
 
     def __len__(self) -> int:
         return len(self.is_row)
 
 
-class Pool:
+class Steps:
     """Rows of a group of owners, and which of them make up each owner's steps.
 
     Args:
@@ -50,32 +52,36 @@ class Pool:
         self._n_steps = np.array([len(one) for one in batches])
         self._sizes = _padded([np.array([len(rows) for rows in one], dtype=np.int64) for one in batches])
         drawn = [torch.cat([*one, torch.zeros(0, dtype=torch.int64)]).numpy() for one in batches]
-        self._drawn = np.concatenate([start + rows for start, rows in zip(starts, drawn, strict=True)])
-        ends = np.cumsum(self._sizes.ravel()).reshape(self._sizes.shape)
-        self._first = ends - self._sizes
+        together = np.concatenate([start + rows for start, rows in zip(starts, drawn, strict=True)])
+        self._numbers, is_row = self._laid_out(together)
+        shares = is_row / np.maximum(self._sizes, 1)[..., None]
+        device = self._features.device
+        self._is_row = torch.from_numpy(is_row).to(device)
+        self._weights = torch.from_numpy(shares.astype(np.float32)).to(device)
 
     def batches(self) -> Iterator[Batch]:
         """The steps one after the other, each of the leading owners that take it."""
         for step in range(max(self._n_steps, default=0)):
-            yield self._batch(step, int((self._n_steps > step).sum()))
+            k = int((self._n_steps > step).sum())
+            b = max(1, int(self._sizes[:k, step].max()))
+            rows = self._numbers[:k, step, :b]
+            yield Batch(
+                self._features.index_select(0, rows.flatten()).unflatten(0, (k, b)),
+                self._targets.index_select(0, rows.flatten()).unflatten(0, (k, b)),
+                self._is_row[:k, step, :b],
+                self._weights[:k, step, :b],
+            )
 
-    def _batch(self, step: int, k: int) -> Batch:
-        sizes, first = self._sizes[:k, step, None], self._first[:k, step, None]
-        places = np.arange(max(1, sizes.max()))
+    def _laid_out(self, drawn: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Numbers of rows by owner, step and place, and where there is one; an empty batch has any row's number."""
+        sizes = self._sizes[..., None]
+        first = np.cumsum(self._sizes.ravel()).reshape(self._sizes.shape)[..., None] - sizes
+        places = np.arange(max(1, self._sizes.max(initial=0)))
+        if not len(drawn):
+            return torch.zeros((*self._sizes.shape, 1), dtype=torch.int64), np.zeros((*self._sizes.shape, 1), np.bool_)
         within = np.minimum(places, np.maximum(sizes - 1, 0))
-        rows = self._numbers(first + within)
-        device = self._features.device
-        return Batch(
-            self._features.index_select(0, rows.to(device)).unflatten(0, (k, len(places))),
-            self._targets.index_select(0, rows.to(device)).unflatten(0, (k, len(places))),
-            torch.from_numpy(places < sizes).to(device),
-        )
-
-    def _numbers(self, places: NDArray[np.int64]) -> Tensor:
-        """Numbers of rows in the pool; for an owner whose batch is empty, of any row."""
-        if not len(self._drawn):
-            return torch.zeros(places.size, dtype=torch.int64)
-        return torch.from_numpy(self._drawn[np.minimum(places, len(self._drawn) - 1).ravel()])
+        numbers = drawn[np.minimum(first + within, len(drawn) - 1)]
+        return torch.from_numpy(numbers).to(self._features.device), places < sizes
 
 
 def _padded(sizes: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

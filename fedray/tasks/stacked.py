@@ -9,7 +9,7 @@ is the task's own, on the stacked parameters: it serves if it treats every numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,8 +23,6 @@ from fedray.tasks.losses import Loss, per_row
 from fedray.tasks.padded import Batch
 
 Parameters = Mapping[str, nn.Parameter]
-Losses = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
-"""Parameters of one owner, features ``(n, ...)`` and targets ``(n, ...)`` to the losses of the rows, ``(n,)``."""
 
 
 class Gradients(Protocol):
@@ -34,46 +32,50 @@ class Gradients(Protocol):
         """Put each owner's gradient where the optimizer looks for it."""
 
 
-def losses_of(module: nn.Module, loss: Loss) -> Losses:
-    """The losses of rows as a function of the parameters.
+class MeanGradients:
+    """The gradient of each owner's mean loss over its rows of the batch.
+
+    Args:
+        module: what owners train.
+        loss: one of fedray's own.
 
     Raises:
         ModelError: a loss of the user's own, of which only the mean is known.
     """
-    rows = per_row(loss)
 
-    def losses(parameters: Mapping[str, Tensor], features: Tensor, targets: Tensor) -> Tensor:
-        return rows(functional_call(module, dict(parameters), (features,)), targets)
+    def __init__(self, module: nn.Module, loss: Loss) -> None:
+        def outputs(parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
+            return functional_call(module, dict(parameters), (features,))  # type: ignore[no-any-return]
 
-    return losses
-
-
-class MeanGradients:
-    """The gradient of each owner's mean loss over its rows of the batch."""
-
-    def __init__(self, losses: Losses) -> None:
-        self._losses = vmap(losses)
+        self._outputs = vmap(outputs)
+        self._losses = per_row(loss)
 
     def leave(self, parameters: Parameters, batch: Batch) -> None:
         """Put each owner's gradient where the optimizer looks for it."""
-        losses = self._losses(dict(parameters), batch.features, batch.targets)
-        means = losses.where(batch.is_row, 0).sum(1) / batch.is_row.sum(1)
-        means.sum().backward()
+        outputs = self._outputs(dict(parameters), batch.features)
+        losses = self._losses(outputs.flatten(0, 1), batch.targets.flatten(0, 1))
+        (losses @ batch.weights.flatten()).backward()
 
 
 class ClippedGradients:
     """The sum of each owner's clipped gradients of rows, plus noise, over the expected number of rows.
 
     Args:
-        losses: the losses of rows.
+        module: what owners train.
+        loss: one of fedray's own.
         clippings: each owner's clip and noise, in the order of the stack.
+
+    Raises:
+        ModelError: a loss of the user's own, of which only the mean is known.
     """
 
-    def __init__(self, losses: Losses, clippings: Sequence[Clipping]) -> None:
-        def loss(parameters: Mapping[str, Tensor], features: Tensor, targets: Tensor) -> Tensor:
-            return losses(parameters, features[None], targets[None])[0]
+    def __init__(self, module: nn.Module, loss: Loss, clippings: Sequence[Clipping]) -> None:
+        losses = per_row(loss)
 
-        self._gradients = vmap(vmap(grad(loss), in_dims=(None, 0, 0)))
+        def of_row(parameters: Mapping[str, Tensor], features: Tensor, targets: Tensor) -> Tensor:
+            return losses(functional_call(module, dict(parameters), (features[None],)), targets[None])[0]
+
+        self._gradients = vmap(vmap(grad(of_row), in_dims=(None, 0, 0)))
         self._clippings = clippings
 
     @torch.no_grad()
