@@ -62,7 +62,7 @@ class PooledCohort:
         population: Population | None = None,
     ) -> None:
         assert isinstance(experiment.simulation, Pooled)
-        demands = pool_demands(experiment.simulation, cpus)
+        demands = pool_demands(experiment, cpus)
         self._answer_timeout_s = experiment.resources.answer_timeout_s
         self._start_timeout_s = experiment.resources.start_timeout_s
         self._deadline_s = experiment.deadline_s

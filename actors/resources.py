@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -57,11 +58,14 @@ def n_pools(simulation: Pooled, cpus: float) -> int:
     return max(1, int(cpus))
 
 
-def pool_demands(simulation: Pooled, cpus: float) -> list[Demand]:
+def pool_demands(experiment: Experiment, cpus: float) -> list[Demand]:
     """Resources of each pool's actor, as Ray names them: an equal share of ``cpus``, at most one."""
+    simulation = experiment.simulation
+    assert isinstance(simulation, Pooled)
     n = n_pools(simulation, cpus)
     gpus = {"GPU": simulation.pool_gpus} if simulation.pool_gpus else {}
-    return [{"CPU": min(1.0, int(cpus / n * 1e4) / 1e4), **gpus}] * n
+    share = max(0.0, cpus - experiment.resources.server_cpus) / n
+    return [{"CPU": min(1.0, int(share * 1e4) / 1e4), **gpus}] * n
 
 
 def pool_options(demand: Demand) -> dict[str, Any]:
@@ -89,7 +93,9 @@ def require(experiment: Experiment, names: Sequence[str], cpus: float) -> None:
     """
     wanted: Counter[str] = Counter({"CPU": experiment.resources.server_cpus})
     if isinstance(experiment.simulation, Pooled):
-        for demand in pool_demands(experiment.simulation, cpus):
+        demands = pool_demands(experiment, cpus)
+        _require_processors(len(demands), cpus)
+        for demand in demands:
             wanted.update(demand)
     else:
         _require_room(len(names))
@@ -115,6 +121,18 @@ def require(experiment: Experiment, names: Sequence[str], cpus: float) -> None:
 
 def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _require_processors(n_pools: int, cpus: float) -> None:
+    """Pools compute all the time: more of them than processors only take memory.
+
+    Raises:
+        ResourcesError: there are more.
+    """
+    if n_pools > max(1, math.ceil(cpus)):
+        raise ResourcesError(
+            f"{n_pools} pools on {cpus:g} CPUs", "at most one a CPU", "lower simulation.pools, or set it to auto"
+        )
 
 
 def _require_room(n_owners: int) -> None:

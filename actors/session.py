@@ -54,9 +54,9 @@ def ray_session(address: str | None = None, *, keeps_events: bool = False) -> It
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         _require_reachable(address)
-    local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
-    if not (address or keeps_events):
-        local["_system_config"] = {"task_events_report_interval_ms": 0}
+    system = {"worker_niceness": 0, **({} if keeps_events else {"task_events_report_interval_ms": 0})}
+    own = {"include_dashboard": False, "num_cpus": os.cpu_count(), "_system_config": system}
+    local: dict[str, Any] = {} if address else own
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except ConnectionError as error:

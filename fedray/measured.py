@@ -11,6 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,22 @@ _SECTIONS = ("data", "model", "loss", "train", "strategy", "privacy", "cohort", 
 def remembered(experiment: Experiment, device: torch.device, measure: Callable[[], Choice]) -> Choice:
     """What was found before for such an experiment on this machine, or what is found now."""
     path = cache_folder() / "at_once" / f"{_key(experiment, device)}.json"
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Choice)
-    except (OSError, msgspec.MsgspecError):
-        pass
+    kept = _kept(path)
+    if kept is not None:
+        return kept
     found = measure()
-    _keep(path, msgspec.json.encode(found))
+    with suppress(OSError):  # a folder that cannot be written is measured anew every time
+        _keep(path, msgspec.json.encode(found))
     return found
+
+
+def _kept(path: Path) -> Choice | None:
+    """What a file says; None where there is none, or none that can be believed."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Choice)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return found if found.at_once >= 1 else None
 
 
 def _keep(path: Path, content: bytes) -> None:

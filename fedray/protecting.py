@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from fedray import data
 from fedray.config import Experiment
 from fedray.config import learning as config
@@ -232,8 +234,9 @@ def weight_bound_of(experiment: Experiment, population: Population) -> int:
         from fedray import bounding
 
         return bounding.weight_bound(experiment)
-    if (n_all := int(population.n_train.sum())) > WEIGHT_BOUND:
+    most = np.sort(population.n_train)[-experiment.most_in_a_round(len(population)) :]
+    if (n_all := int(most.sum())) > WEIGHT_BOUND:
         raise ConfigError(
-            f"{n_all} training rows as weights", f"at most {WEIGHT_BOUND}", "use strategy.weighting: uniform"
+            f"{n_all} training rows in a round as weights", f"at most {WEIGHT_BOUND}", "use strategy.weighting: uniform"
         )
     return power_of_two_from(int(population.n_train.max(initial=1)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -203,12 +203,17 @@ def _table(records: Sequence[RoundRecord]) -> pa.Table:
 
 
 def _row(record: RoundRecord) -> dict[str, Any]:
-    row = asdict(record)
+    row = _fields(record)
     for key in ("metrics", "train_metrics", "central_metrics", "seconds", "work"):
         row[key] = list(row[key].items())
-    row["sum"] = {**row["sum"], "stages": list(row["sum"]["stages"].items())}
-    row["owners"] = [{**owner, "metrics": list(owner["metrics"].items())} for owner in row["owners"]]
+    row["sum"] = {**_fields(record.sum), "stages": list(record.sum.stages.items())}
+    row["owners"] = [{**_fields(owner), "metrics": list(owner.metrics.items())} for owner in record.owners]
     return row
+
+
+def _fields(record: RoundRecord | OwnerRecord | SumRecord) -> dict[str, Any]:
+    """Its fields, without a copy of what is in them."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _record(row: dict[str, Any]) -> RoundRecord:

@@ -240,7 +240,7 @@ def _bundles(config: dict[str, Any], *, space: Space) -> tune.PlacementGroupFact
     experiment = space.at({key: _plain(value) for key, value in config.items()})
     server = {"CPU": experiment.resources.server_cpus or _SERVER_CPUS}
     if isinstance(experiment.simulation, Pooled):
-        return tune.PlacementGroupFactory([server, *pool_demands(experiment.simulation, _OWNERS_CPUS)])
+        return tune.PlacementGroupFactory([server, *pool_demands(experiment, _OWNERS_CPUS)])
     names = data.owner_names(experiment.data)
     share = owner_cpus(experiment, len(names), _OWNERS_CPUS)
     owners = [owner_demand(experiment, name, share) for name in names]
