@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -31,8 +30,6 @@ from fedray.pooling import PoolMaker, known_population
 from fedray.protecting import OpensKeyHolder
 from fedray.values import Population, RoundRecord, Vector
 
-_AHEAD = 2
-"""Rounds that a server is asked for before their records are wanted."""
 _REPORTED_S = 1.0
 """How often Ray's processes report what they did."""
 
@@ -142,7 +139,7 @@ class RayServer:
             open_federation, experiment, ray_cohort(experiment, cpus), state_dir, ray_key_holder(experiment)
         )
         self._experiment = experiment
-        self._begun: deque[Any] = deque()
+        self._begun: Any = None
         self._server: Any = RemoteServer.options(
             num_cpus=experiment.resources.server_cpus, max_restarts=0, max_task_retries=0
         ).remote(opens)
@@ -159,16 +156,14 @@ class RayServer:
         Raises:
             RunError: no owner answers any more, or the server was lost.
         """
-        record: RoundRecord | None = _get(self._begun.popleft() if self._begun else self._server.advance.remote())
+        begun, self._begun = self._begun, None
+        record: RoundRecord | None = _get(begun or self._server.advance.remote())
         return record
 
     def begin(self) -> None:
-        """Begin the round that will be asked for next; not under differential privacy, of which it costs some.
-
-        Another waits behind it, so that the server goes on while its record is on the way.
-        """
-        while self._experiment.privacy.name == "none" and len(self._begun) < _AHEAD:
-            self._begun.append(self._server.advance.remote())
+        """Begin the round that will be asked for next; not under differential privacy, of which it costs some."""
+        if self._experiment.privacy.name == "none" and self._begun is None:
+            self._begun = self._server.advance.remote()
 
     def vector(self) -> Vector:
         """The global model after the last round that was begun, shape ``(n_values,)``."""

@@ -332,6 +332,11 @@ def test_pools_on_gpus_that_are_not_there_are_refused(tmp_path: Path, ray_dir: P
         list(fedray.run(pooled(SMALL, 2, pool_gpus=0.5), tmp_path / "run"))
 
 
+def test_more_pools_than_processors_are_refused(tmp_path: Path, ray_dir: Path) -> None:
+    with pytest.raises(ResourcesError, match="99 pools on 4 CPUs"):
+        list(fedray.run(pooled(SMALL, 99), tmp_path / "run"))
+
+
 def test_pools_that_do_not_start_in_time_are_refused(tmp_path: Path, ray_dir: Path) -> None:
     """There is no GPU, so that it would be waited for."""
     raw = {**dict(SMALL), "resources": {"start_timeout_s": 0.5}}
