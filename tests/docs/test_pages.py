@@ -215,6 +215,8 @@ def test_commands_exist_with_their_options_and_cheap_ones_run(name: str, files: 
     for first, *words in shell_lines(name):
         if first.startswith("scripts/"):
             assert (ROOT / first).stat().st_mode & 0o111, first
+        elif first == ".venv/bin/python":
+            assert (ROOT / words[0]).is_file(), words
         elif first == "ray":
             from ray.scripts.scripts import cli as ray_cli
 
