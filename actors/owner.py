@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -17,6 +17,7 @@ from fedray.errors import DataError, FedrayError
 from fedray.owners import Owner
 from fedray.values import Absent, Assignment, OwnerInfo, Part, Sealed, Tally, Vector
 
+T = TypeVar("T")
 _PROTOCOL = "protocol"
 
 
@@ -38,16 +39,7 @@ class OwnerActor:
         Raises:
             FedrayError: the shard or the model is unfit.
         """
-        try:
-            return self._owner().join()
-        except FedrayError:
-            raise
-        except Exception as error:
-            raise DataError(
-                f"an owner could not be opened: {place_of(error)}",
-                "a readable shard",
-                "run with --in-process to debug it",
-            ) from None
+        return opened(lambda: self._owner().join())
 
     def train(self, vector: Vector, assignment: Assignment) -> Sealed | Absent:
         """Train one round. Whatever goes wrong becomes an ``Absent``: the round goes on without this owner."""
@@ -81,6 +73,24 @@ class OwnerActor:
 
 _in_two_threads: Any = ray.remote(concurrency_groups={_PROTOCOL: 1})  # type: ignore[call-overload]  # not in Ray's stubs
 RemoteOwner: Any = _in_two_threads(OwnerActor)
+
+
+def opened(join: Callable[[], T]) -> T:
+    """What opening owners gives; of what nobody foresaw only the place.
+
+    Raises:
+        FedrayError: a shard or the model is unfit.
+    """
+    try:
+        return join()
+    except FedrayError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"an owner could not be opened: {place_of(error)}",
+            "a readable shard",
+            "run with --in-process to debug it",
+        ) from None
 
 
 def place_of(error: Exception) -> str:

@@ -13,8 +13,7 @@ from typing import Any
 
 import ray
 
-from fedray.actors.owner import place_of
-from fedray.errors import DataError, FedrayError
+from fedray.actors.owner import opened, place_of
 from fedray.open_owners import OpensOwner
 from fedray.pools import MakesPools, Pool
 from fedray.values import Absent, Assignment, Choice, OwnerInfo, Part, Sealed, Subtotal, Tally, Vector
@@ -73,16 +72,7 @@ class PoolActor:
         Raises:
             FedrayError: a shard or the model is unfit.
         """
-        try:
-            return self._pool().join(names)
-        except FedrayError:
-            raise
-        except Exception as error:
-            raise DataError(
-                f"an owner could not be opened: {place_of(error)}",
-                "a readable shard",
-                "run with --in-process to debug it",
-            ) from None
+        return opened(lambda: self._pool().join(names))
 
     @ray.method(num_returns="streaming")
     def train(

@@ -20,7 +20,6 @@ from fedray.actors.cohort import GRACE_S, gone, unwrapped
 from fedray.actors.pool import RemotePool, Worked
 from fedray.actors.resources import pool_demands, pool_options
 from fedray.config import Experiment
-from fedray.config.experiment import Pooled
 from fedray.config.learning import Plain
 from fedray.dealing import Dealer
 from fedray.errors import ResourcesError
@@ -61,7 +60,6 @@ class PooledCohort:
         makes: MakesPools,
         population: Population | None = None,
     ) -> None:
-        assert isinstance(experiment.simulation, Pooled)
         demands = pool_demands(experiment, cpus)
         self._answer_timeout_s = experiment.resources.answer_timeout_s
         self._start_timeout_s = experiment.resources.start_timeout_s
@@ -74,7 +72,7 @@ class PooledCohort:
             self._dealer = Dealer(
                 self.population, len(demands), experiment.train.batch_size, isinstance(experiment.protection, Plain)
             )
-            choice = self._choice(experiment.simulation)
+            choice: Choice = unwrapped(self._pools[0].choose.remote(some_sizes(self.population)))
             self._all("use", [(choice.at_once,)] * len(demands))
         except BaseException:
             self.close()
@@ -107,7 +105,8 @@ class PooledCohort:
                     call.answered(answer)
                     yield answer
                 else:
-                    ray.kill(self._pools[call.place], no_restart=False)
+                    if not done:
+                        ray.kill(self._pools[call.place], no_restart=False)
                     yield from (gone(one, _LOST) for one in calls.pop(stream).missing.values())
         self._work["wait"] += sum(max(ended, default=0.0) - one for one in ended)
 
@@ -172,12 +171,6 @@ class PooledCohort:
         names = [self._names[place : place + 1 if known else None : n] for place in range(n)]
         infos = self._all("join", [(part,) for part in names])
         return known or Population.of(info for part in infos for info in part)
-
-    def _choice(self, simulation: Pooled) -> Choice:
-        if simulation.at_once != "auto":
-            return Choice(simulation.at_once, "")
-        choice: Choice = unwrapped(self._pools[0].choose.remote(some_sizes(self.population)))
-        return choice
 
     def _all(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """What every pool's method gives.

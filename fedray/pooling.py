@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
@@ -45,7 +46,15 @@ class PoolMaker:
         return Pool(openers, OneByOne(), adder, place, _BUDGET_BYTES)
 
     def choose(self, sizes: Sequence[int]) -> Choice:
-        """How many owners are best trained at once here; ``sizes`` are training rows of some of them."""
+        """How many owners are trained at once here: as configured, or what is best for owners of these ``sizes``."""
+        found = self._chosen(sizes)
+        if not self._lacks_gpu:
+            return found
+        return replace(found, line="; ".join(filter(None, ["no GPU that PyTorch can use: on the CPU", found.line])))
+
+    def _chosen(self, sizes: Sequence[int]) -> Choice:
+        if self._simulation.at_once != "auto":
+            return Choice(self._simulation.at_once, "")
         if not isinstance(self._task, TorchTask):
             return Choice(1, "one owner at a time: the task is your own")
         found = remembered(
@@ -61,7 +70,7 @@ class PoolMaker:
         Raises:
             ConfigError: owners cannot be trained together.
         """
-        if self._is_pinned_to_one or not isinstance(self._task, TorchTask):
+        if self._simulation.at_once == 1 or not isinstance(self._task, TorchTask):
             return OneByOne()
         if at_once > 1 and (reason := treatable(self._task, self._schema)):
             raise ConfigError(
@@ -73,9 +82,13 @@ class PoolMaker:
         return ManyOwners(self._task, at_once) if together else OneByOne()
 
     @property
-    def _is_pinned_to_one(self) -> bool:
-        simulation = self._experiment.simulation
-        return isinstance(simulation, Pooled) and simulation.at_once == 1
+    def _simulation(self) -> Pooled:
+        assert isinstance(self._experiment.simulation, Pooled)
+        return self._experiment.simulation
+
+    @property
+    def _lacks_gpu(self) -> bool:
+        return bool(self._simulation.pool_gpus) and not torch.cuda.is_available()
 
     @property
     def _asked(self) -> Assignment:
@@ -89,11 +102,9 @@ class PoolMaker:
 
     @cached_property
     def _task(self) -> Task:
-        experiment = self._experiment
-        assert isinstance(experiment.simulation, Pooled)
-        device = "cuda" if experiment.simulation.pool_gpus and torch.cuda.is_available() else "cpu"
-        if device == "cuda":
-            take_share(torch.device(device), min(1.0, experiment.simulation.pool_gpus))
+        experiment, gpus = self._experiment, self._simulation.pool_gpus
+        device = "cuda" if gpus and not self._lacks_gpu else "cpu"
+        take_share(torch.device(device), min(1.0, gpus))
         return any_task(experiment, self._schema, descent_like(experiment), device)
 
 

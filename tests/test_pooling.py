@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import fedray
 from fedray import build, data
@@ -338,3 +339,14 @@ def test_pools_add_up_what_may_be_added(protection: str, tmp_path: Path) -> None
     assert [type(one).__name__ for one in given] == (
         ["Subtotal"] if protection in ("plain", "masked") else ["Sealed"] * 7
     )
+
+
+@pytest.mark.parametrize("at_once", [1, "auto"])
+def test_a_pool_that_was_promised_a_gpu_and_finds_none_says_so(at_once: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    section = {"name": "pooled", "pool_gpus": 0.5, "at_once": at_once}
+    data = {"name": "images", "owners": 8, "shape": [1, 8, 8], "rows": 40, "spread": 0.0}
+    asked = Experiment.model_validate({"model": "logistic", "data": data, "simulation": section})
+    choice = PoolMaker(asked).choose([32] * 8)
+    assert choice.line.startswith("no GPU that PyTorch can use: on the CPU")
+    assert choice.at_once == 1 or at_once == "auto"

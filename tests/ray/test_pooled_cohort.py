@@ -25,6 +25,7 @@ from ray import cloudpickle
 from toys import is_there, openers, torch_task
 
 import fedray
+from fedray.actors import pooled_cohort
 from fedray.actors.pooled_cohort import PooledCohort
 from fedray.actors.session import RayServer, ray_cohort
 from fedray.build import open_federation
@@ -267,7 +268,7 @@ def test_a_pool_that_is_killed_in_a_round_is_missing_in_it_and_comes_back(
     task = partial(Counting, faults={"owner-02": "hang"}, folder=tmp_path)
     federation = open_pools(counting(protection, task=task, rounds=400), tmp_path / "owners")
     cohort: Any = federation.cohort
-    pid = ray.get(cohort._pools[cohort._home("owner-02")].__ray_call__.remote(lambda _: os.getpid()))
+    pid = ray.get(cohort._pools[cohort._dealer.home("owner-02")].__ray_call__.remote(lambda _: os.getpid()))
 
     def kill() -> None:
         assert is_there(tmp_path / "hangs")
@@ -291,6 +292,26 @@ def test_a_pool_that_is_killed_in_a_round_is_missing_in_it_and_comes_back(
         assert {record.sum.outcome for record in records} == {"opened"}
         assert outcomes(records[1]) == {name: "absent" if name in lost else "update" for name in OWNERS}
         assert records[1].n_updates == 8 - len(lost)
+    assert outcomes(records[-1]) == dict.fromkeys(OWNERS, "update"), "the pool did not come back"
+
+
+def test_a_pool_whose_owners_are_long_past_their_deadlines_is_started_anew(
+    tmp_path: Path, ray_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of four owners never ends round 2."""
+    monkeypatch.setattr(pooled_cohort, "GRACE_S", 0.5)
+    task = partial(Counting, faults={"owner-02": "hang"}, folder=tmp_path)
+    federation = open_pools(counting("plain", task=task, rounds=400, deadline_s=2.0), tmp_path / "owners")
+    records: list[RoundRecord] = []
+    for _, record in federate(federation):
+        records.append(record)
+        if record.round > 2 and record.n_updates == 8:
+            break
+    federation.cohort.close()
+    lost = {name for name, outcome in outcomes(records[1]).items() if outcome == "absent"}
+    assert "owner-02" in lost
+    assert len(lost) < len(OWNERS)
+    assert records[1].n_updates == 8 - len(lost)
     assert outcomes(records[-1]) == dict.fromkeys(OWNERS, "update"), "the pool did not come back"
 
 
