@@ -55,7 +55,7 @@ class PoolActor:
         self._opening = Lock()
 
     def choose(self, sizes: Sequence[int]) -> Choice:
-        """How many owners are best trained at once here; ``sizes`` are training rows of some of them."""
+        """How many owners are trained at once here; ``sizes`` are training rows of some of them."""
         return self._makes.choose(sizes)
 
     def use(self, at_once: int) -> None:

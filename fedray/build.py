@@ -156,6 +156,7 @@ class _Shared:
         self._tasks: dict[str, tuple[Task, int]] = {}
 
     def open(self, name: str, n_rounds: int, state_dir: Path, run: str, ledgers: LedgerFile | Path | None) -> Owner:
+        """See ``open_owner``."""
         experiment = self._experiment
         shard = data.open_shard(experiment.data, name)
         _require_schema(name, shard, self._schema)

@@ -75,9 +75,9 @@ def ask(federation: Federation, plan: RoundPlan) -> Asked:
     names = federation.cohort.population.names
     cohort = cohort_of_round(experiment.cohort, names, federation.cohort_seed, plan.round)
     drawn = assignments(plan, cohort, experiment.stragglers, experiment.deadline_s, experiment.seed)
-    too_slow = tuple(one.owner for one in drawn if one.is_partial and not plan.accepts_partial_work)
-    in_time = tuple(one for one in drawn if one.owner not in too_slow)
-    return Asked(cohort, too_slow, in_time)
+    too_slow = [one for one in drawn if one.is_partial and not plan.accepts_partial_work]
+    in_time = [one for one in drawn if not one.is_partial or plan.accepts_partial_work]
+    return Asked(cohort, tuple(one.owner for one in too_slow), tuple(in_time))
 
 
 def collect(federation: Federation, state: ServerState, asked: Asked, combiner: Combiner, clock: Clock) -> Collected:

@@ -103,6 +103,11 @@ def account_of(
 
 
 def guard_of(experiment: Experiment, name: str, n_rows: int, n_rounds: int, account: Account) -> Guard:
+    """What makes one owner private, with its noise calibrated for the rounds that it is planned to take part in.
+
+    Raises:
+        ConfigError: no noise keeps to the budget, or delta is too large for so few rows.
+    """
     privacy = experiment.privacy
     if not isinstance(privacy, ExamplePrivacy):
         from fedray import bounding

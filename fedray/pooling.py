@@ -118,5 +118,4 @@ def cohort_here(experiment: Experiment) -> Callable[[Mapping[str, OpensOwner]], 
     """Opens all owners in this process."""
     if not isinstance(experiment.simulation, Pooled):
         return InProcessCohort
-    at_once = None if experiment.simulation.at_once == "auto" else experiment.simulation.at_once
-    return partial(InProcessPool, makes=PoolMaker(experiment), at_once=at_once, population=known_population(experiment))
+    return partial(InProcessPool, makes=PoolMaker(experiment), population=known_population(experiment))

@@ -54,6 +54,10 @@ class OneByOne:
         return [task.evaluate(vector, one) for one in examples]
 
 
+def _itself(tally: Tally) -> Tally:
+    return tally
+
+
 def _trained(vector: Vector, job: Job) -> Update | FedrayError:
     try:
         return job.task.train(vector, job.assignment, job.shard, job.seed)
@@ -216,7 +220,7 @@ class Pool:
             found = self.trainer.evaluate(vector, owners[0].task, [owner.rows(part) for owner in owners])
             for owner, tally in zip(owners, found, strict=True):
                 with suppress(BudgetExhausted):
-                    released[owner.name] = owner.released(lambda tally=tally: tally)  # type: ignore[misc]
+                    released[owner.name] = owner.released(partial(_itself, tally))
         yield from released.items()
 
     def _leaving_out(self) -> AbstractContextManager[None]:
@@ -239,7 +243,7 @@ class MakesPools(Protocol):
         """A pool of these owners, which trains them one by one until it is told otherwise."""
 
     def choose(self, sizes: Sequence[int]) -> Choice:
-        """How many owners are best trained at once here; ``sizes`` are training rows of some of them."""
+        """How many owners are trained at once here: as configured, or what is best for owners of these ``sizes``."""
 
     def trainer(self, at_once: int) -> Trainer:
         """What trains so many owners at once.
@@ -293,7 +297,6 @@ class InProcessPool(InProcessCohort):
     Args:
         openers: owner's name to what opens it.
         makes: makes the pool.
-        at_once: owners to train at once; None to measure.
         population: all owners, where that is known without opening them.
 
     Raises:
@@ -304,13 +307,12 @@ class InProcessPool(InProcessCohort):
         self,
         openers: Mapping[str, OpensOwner],
         makes: MakesPools,
-        at_once: int | None = None,
         population: Population | None = None,
     ) -> None:
         names = ascending(openers)
         self._pool = makes.open(openers)
         self.population = population or Population.of(self._pool.join(names))
-        choice = Choice(at_once, "") if at_once else makes.choose(some_sizes(self.population))
+        choice = makes.choose(some_sizes(self.population))
         self._pool.trainer = makes.trainer(choice.at_once)
         self.notes = (choice.line,) if choice.line else ()
 

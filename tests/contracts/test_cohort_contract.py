@@ -19,6 +19,6 @@ class TestInProcessCohort(CohortContract):
 class TestInProcessPool(CohortContract):
     """With updates that travel one by one, as the contract looks at them; ``test_pools`` has those with an adder."""
 
-    @pytest.fixture(params=[1, None], ids=["told", "measured"])
-    def opens_cohort(self, request: pytest.FixtureRequest) -> OpensCohort:
-        return partial(InProcessPool, makes=SinglePools(), at_once=request.param)
+    @pytest.fixture
+    def opens_cohort(self) -> OpensCohort:
+        return partial(InProcessPool, makes=SinglePools())
