@@ -103,6 +103,8 @@ class Pool:
 
         All assignments are of one plan.
         """
+        if self._adder:
+            self._adder.take()  # what a round that was cut off has left
         n = self.trainer.at_once
         terms = assignments[0].terms(vector) if assignments else b""
         for start in range(0, len(assignments), n):

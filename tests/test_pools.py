@@ -299,6 +299,15 @@ def test_what_nobody_foresaw_comes_through_in_process(fault: str) -> None:
         list(cohort.train(VECTOR, [assignment(plan(), name) for name in SHARDS]))
 
 
+def test_a_round_that_was_cut_off_leaves_nothing_in_the_next_subtotal() -> None:
+    pool = Pool(faulty_openers("raise", "d"), adder=adder())
+    with pytest.raises(ValueError, match=SECRET):
+        list(pool.train(VECTOR, [assignment(plan(), name) for name in "cd"]))
+    (found,) = pool.train(VECTOR, [assignment(plan(round=2), "a")])
+    assert isinstance(found, Subtotal)
+    assert [(cover.owner, cover.round) for cover in found.covers] == [("a", 2)]
+
+
 @pytest.mark.parametrize("fault", ANSWERS)
 def test_what_owners_may_answer_is_no_error_in_process_either(fault: str) -> None:
     found = list(
