@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from fedray.actors.owner import RemoteOwner
-from fedray.actors.resources import owner_cpus, owner_options
+from fedray.actors.crew import Crew
+from fedray.actors.resources import owner_cpus
 from fedray.config import Experiment
 from fedray.errors import FedrayError, ResourcesError
 from fedray.owners import Owner
@@ -49,9 +49,7 @@ class RayCohort:
         self._deadline_s = experiment.deadline_s
         self._answer_timeout_s = experiment.resources.answer_timeout_s
         self._late: dict[str, Any] = {}
-        self._actors: dict[str, Any] = {
-            name: RemoteOwner.options(**owner_options(experiment, name, share)).remote(openers[name]) for name in names
-        }
+        self._actors = Crew(openers, experiment, share)
         try:
             self.population = Population.of(self._join(experiment.resources.start_timeout_s))
         except BaseException:
@@ -114,9 +112,7 @@ class RayCohort:
         return ref is not None and not ray.wait([ref], timeout=0)[0]
 
     def close(self) -> None:
-        for actor in self._actors.values():
-            ray.kill(actor)
-        self._actors = {}
+        self._actors.close()
 
     def _join(self, timeout_s: float) -> list[OwnerInfo]:
         refs = {actor.join.remote(): name for name, actor in self._actors.items()}

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from fedray.config.learning import KeyHolderPlace
+from fedray.config.cluster import Place
 from fedray.errors import ProtocolError, ResourcesError
 from fedray.protocols import KeyHolder
 
@@ -54,7 +54,7 @@ class RayKeyHolder:
         ResourcesError: it did not start.
     """
 
-    def __init__(self, open_key_holder: Callable[[], KeyHolder], place: KeyHolderPlace, timeout_s: float) -> None:
+    def __init__(self, open_key_holder: Callable[[], KeyHolder], place: Place, timeout_s: float) -> None:
         labels = {"label_selector": dict(place.labels)} if place.labels else {}
         self._timeout_s = timeout_s
         self._actor: Any = RemoteKeyHolder.options(

@@ -11,7 +11,7 @@ import ray
 from ray.util.placement_group import get_current_placement_group
 
 from fedray.config import Experiment, Placement
-from fedray.config.experiment import Pooled
+from fedray.config.cluster import Pooled
 from fedray.errors import ResourcesError
 
 Demand = dict[str, float]

@@ -23,8 +23,8 @@ from fedray.actors.resources import require
 from fedray.actors.server import RemoteServer
 from fedray.build import OpensCohort, open_federation
 from fedray.config import Experiment
-from fedray.config.experiment import Pooled
-from fedray.config.learning import Bfv, Ckks, KeyHolderPlace
+from fedray.config.cluster import Place, Pooled
+from fedray.config.learning import Bfv, Ckks
 from fedray.errors import FedrayError, ResourcesError, RunError
 from fedray.pooling import PoolMaker, known_population
 from fedray.protecting import OpensKeyHolder
@@ -114,7 +114,7 @@ def ray_cohort(experiment: Experiment, cpus: float) -> OpensCohort:
 def ray_key_holder(experiment: Experiment) -> OpensKeyHolder:
     """Opens the key holder as an actor, where the experiment places it."""
     section = experiment.protection
-    place = section.key_holder if isinstance(section, Ckks | Bfv) else KeyHolderPlace()
+    place = section.key_holder if isinstance(section, Ckks | Bfv) else Place()
     resources = experiment.resources
     timeout_s = max(resources.start_timeout_s, resources.answer_timeout_s)
     return partial(RayKeyHolder, place=place, timeout_s=timeout_s)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from fedray import data
 from fedray.config import Experiment
-from fedray.config.experiment import Pooled
+from fedray.config.cluster import Pooled
 from fedray.config.privacy import ExamplePrivacy, NoPrivacy, OwnerLevel
 from fedray.errors import ConfigError
 from fedray.making import any_task, loss_of, module_of

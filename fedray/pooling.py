@@ -10,7 +10,7 @@ import torch
 
 from fedray import data
 from fedray.config import Experiment
-from fedray.config.experiment import Pooled
+from fedray.config.cluster import Pooled
 from fedray.errors import ConfigError
 from fedray.guarding import descent_like
 from fedray.making import any_task, make_strategy

@@ -26,11 +26,12 @@ from fedray.actors.resources import owner_cpus, owner_demand, pool_demands, requ
 from fedray.actors.session import ray_cohort, ray_key_holder, ray_session
 from fedray.build import check, open_federation
 from fedray.config import Experiment, Placement
-from fedray.config.experiment import Asha, Pooled, Search
-from fedray.config.experiment import RandomStopping as RandomDraws
+from fedray.config.cluster import Pooled
 from fedray.config.learning import EveryOwner
 from fedray.config.loading import Raw, as_raw, override, plain, read_yaml
 from fedray.config.privacy import ExamplePrivacy, NoPrivacy, OwnerPrivacy
+from fedray.config.search import Asha, Search
+from fedray.config.search import RandomStopping as RandomDraws
 from fedray.config.space import Range, Space, separate
 from fedray.errors import ConfigError, RunDirectoryError, RunError
 from fedray.privacy.tuning import RandomStopping

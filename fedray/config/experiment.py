@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from fedray.config.cluster import Checkpoints, Faults, OwnActors, Placement, Pooled, Resources, Simulation
 from fedray.config.data import Data, Digits, Images, OwnerScaling, Simulated, Synthetic
-from fedray.config.fields import BY_NAME, Reference, Section, reference_name
+from fedray.config.fields import Reference, Section, reference_name
 from fedray.config.learning import (
     Bfv,
     Ckks,
@@ -37,6 +38,8 @@ from fedray.config.privacy import (
     OwnerPrivacy,
     Privacy,
 )
+from fedray.config.schedule import Schedule, Synchronous
+from fedray.config.search import Search
 from fedray.values import Work
 
 
@@ -53,125 +56,6 @@ class Evaluation(Section):
     """Under DP: deviation of the noise on each metric's sum over held-out rows, where one row (example level) or one
     owner's mean (owner level) moves it by at most one; charged to the owners' ledgers. Without it, held-out figures
     are not covered by epsilon (example level) or not taken (owner level)."""
-
-
-class Placement(Section):
-    """Where one owner's actor must run: all that is given must hold, or the run is refused."""
-
-    labels: dict[str, str] = {}
-    """Node labels, e.g. ``fedray.owner: hospital-a``."""
-    resources: dict[str, PositiveFloat] = {}
-    """Custom resources, e.g. ``owner:hospital-a: 0.1``."""
-    cpus: PositiveFloat | None = None
-    """Logical CPUs, instead of ``resources.owner_cpus``."""
-    gpus: NonNegativeFloat | None = None
-    """GPUs or a share of one, instead of ``resources.owner_gpus``."""
-
-
-class Resources(Section):
-    """What Ray reserves for each actor. Every actor computes on one thread."""
-
-    owner_cpus: PositiveFloat | Literal["auto"] = "auto"
-    """Logical CPUs an owner; ``auto`` shares the cluster's out, at most one each."""
-    owner_gpus: NonNegativeFloat = 0.0
-    """GPUs an owner; may be a share of one."""
-    server_cpus: NonNegativeFloat = 0.0
-    """Logical CPUs of the server."""
-    start_timeout_s: PositiveFloat = 120.0
-    """How long all actors may take to start."""
-    answer_timeout_s: PositiveFloat = 60.0
-    """How long an owner may take to answer a message of a protection's protocol."""
-
-
-class OwnActors(Section):
-    """No simulation: every owner is a Ray actor of its own, which may be pinned to its node."""
-
-    name: Literal["none"] = "none"
-
-
-class Pooled(Section):
-    """Simulated owners share processes: a thousand of them fit a laptop, and a million a cluster."""
-
-    name: Literal["pooled"] = "pooled"
-    pools: PositiveInt | Literal["auto"] = "auto"
-    """Processes that owners share; ``auto``: as many as there are CPUs, or shares of GPUs."""
-    pool_gpus: NonNegativeFloat = 0.0
-    """GPUs a process; may be a share of one."""
-    at_once: PositiveInt | Literal["auto"] = "auto"
-    """Owners trained as one batched computation. ``auto`` measures once a machine and model; a run is repeated bit by
-    bit by the number on record; 1 gives the same bits as ``simulation: none``."""
-
-
-Simulation = Annotated[OwnActors | Pooled, Field(discriminator="name"), BY_NAME]
-
-
-class NoStopping(Section):
-    """Every trial runs all its rounds."""
-
-    name: Literal["none"] = "none"
-
-
-class Asha(Section):
-    """Asynchronous successive halving (Li et al. 2020): stop trials that fall behind."""
-
-    name: Literal["asha"] = "asha"
-    grace_rounds: PositiveInt = 3
-    """Rounds that every trial may run."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """Keep one in so many at each rung."""
-
-
-Stopping = Annotated[NoStopping | Asha, Field(discriminator="name"), BY_NAME]
-
-
-class FixedDraws(Section):
-    """``samples`` draws from the ranges at every point of the lists."""
-
-    name: Literal["fixed"] = "fixed"
-
-
-class RandomStopping(Section):
-    """As many trials as a secret draw says, each at settings of its own (Papernot and Steinke 2022): whoever sees the
-    best trial alone learns little more than from one trial. Lists and ranges are both drawn from."""
-
-    name: Literal["random_stopping"] = "random_stopping"
-    mean: Annotated[float, Field(gt=1)] = 10.0
-    """Expected number of trials."""
-    distribution: Literal["geometric", "logarithmic", "poisson"] = "geometric"
-    """Of the number of trials."""
-
-
-Draws = Annotated[FixedDraws | RandomStopping, Field(discriminator="name"), BY_NAME]
-
-
-class Search(Section):
-    """How ``fedray compare`` runs its trials; ``fedray run`` ignores it."""
-
-    metric: str | None = None
-    """Metric on held-out rows that says which trial is better; the first of ``metrics`` when left out."""
-    mode: Literal["max", "min"] | None = None
-    """Whether more of it is better; known for the metrics that fedray brings."""
-    samples: PositiveInt = 1
-    """Draws from the search ranges; lists are always tried in full."""
-    draws: Draws = FixedDraws()
-    """How many trials there are, and at which settings."""
-    algorithm: Literal["random", "optuna"] = "random"
-    """How ranges are sampled; ``optuna`` needs the extra ``fedray[search]``."""
-    stopping: Stopping = NoStopping()
-    """Early stopping of trials."""
-    max_concurrent: PositiveInt | None = None
-    """Trials at a time; as many as fit when left out."""
-
-    @model_validator(mode="after")
-    def _random_stopping_looks_at_no_trial(self) -> Self:
-        if not isinstance(self.draws, RandomStopping):
-            return self
-        if not isinstance(self.stopping, NoStopping) or self.algorithm != "random" or self.samples > 1:
-            raise ValueError(
-                "draws is random_stopping, which draws the number of trials and the settings of each without a look "
-                "at any; leave out samples, take algorithm: random and stopping: none"
-            )
-        return self
 
 
 _NEED_SINGLE_UPDATES = frozenset({"median", "trimmed_mean", "geometric_median", "krum", "multi_krum", "bulyan"})
@@ -227,6 +111,12 @@ class Experiment(Section):
     """What Ray reserves for each actor."""
     simulation: Simulation = OwnActors()
     """Whether owners are simulated, many to a process."""
+    schedule: Schedule = Synchronous()
+    """When a round is closed, and whether owners wait for each other."""
+    faults: Faults = Faults()
+    """What is done about processes and nodes that are lost."""
+    checkpoints: Checkpoints = Checkpoints()
+    """Which states are kept, and where."""
     placement: dict[str, Placement] = {}
     """Owner's name to the place where its actor must run."""
     search: Search = Search()

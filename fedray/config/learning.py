@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from fedray.config.cluster import Place
 from fedray.config.fields import BY_NAME, Reference, Section
 
 NonNegative = Annotated[float, Field(ge=0)]
@@ -149,6 +151,13 @@ class FixedSize(Section):
     name: Literal["fixed"] = "fixed"
     size: PositiveInt
     """Owners a round."""
+    over_select: NonNegative = 0.0
+    """Ask so many more, as a share of ``size``; the round is closed with the first ``size`` updates that arrive."""
+
+    @property
+    def n_asked(self) -> int:
+        """Owners that a round asks."""
+        return self.size + math.ceil(self.size * self.over_select)
 
 
 class PoissonSampling(Section):
@@ -224,19 +233,10 @@ class Masked(_Protected):
     """Share of owners that may drop out in a round; sets the graph above 50 owners."""
 
 
-class KeyHolderPlace(Section):
-    """Where the key holder's actor must run."""
-
-    labels: dict[str, str] = {}
-    """Node labels."""
-    resources: dict[str, PositiveFloat] = {}
-    """Custom resources."""
-
-
 class _Homomorphic(_Protected):
     key_rounds: PositiveInt = 100
     """Rounds after which the key holder makes a new key."""
-    key_holder: KeyHolderPlace = KeyHolderPlace()
+    key_holder: Place = Place()
     """Where the key holder's actor must run."""
 
 

@@ -19,7 +19,7 @@ import fedray
 from fedray.actors.key_holder import RayKeyHolder
 from fedray.actors.session import RayServer
 from fedray.config import Experiment, replaced
-from fedray.config.learning import KeyHolderPlace
+from fedray.config.cluster import Place
 from fedray.errors import ProtocolError, ResourcesError
 from fedray.protection.fixed_point import FixedPoint
 from fedray.protection.homomorphic.key_holder import KeyHolderRole
@@ -99,7 +99,7 @@ def make_key_holder(folder: Path) -> KeyHolderRole:
 
 
 def test_a_key_holder_that_is_lost_comes_back_as_itself_with_a_new_key(tmp_path: Path, ray_dir: Path) -> None:
-    holder = RayKeyHolder(partial(make_key_holder, tmp_path), KeyHolderPlace(), 60)
+    holder = RayKeyHolder(partial(make_key_holder, tmp_path), Place(), 60)
     asked = encode(ContextAsked(bytes(16), 1))
     before = decode(holder.answer(asked), Context)
     with pytest.raises(ProtocolError, match="no protocol message"):
@@ -125,6 +125,6 @@ def _wait_for_another_key(holder: RayKeyHolder, before: Context) -> None:
 
 
 def test_a_key_holder_that_fits_on_no_node_is_refused(tmp_path: Path, ray_dir: Path) -> None:
-    place = KeyHolderPlace(resources={"nowhere": 1.0})
+    place = Place(resources={"nowhere": 1.0})
     with pytest.raises(ResourcesError, match="key holder did not start"):
         RayKeyHolder(partial(make_key_holder, tmp_path), place, 2)
