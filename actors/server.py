@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
 
-from fedray.federation import Federation
+from fedray.federation import Federation, ServerState
 from fedray.overlapping import federate_overlapping
-from fedray.rounds import Server, federate
-from fedray.values import Population, RoundRecord, Vector
+from fedray.protocols import Cohort
+from fedray.rounds import After, federate
+from fedray.values import Population
 
 
 class ServerActor:
@@ -22,45 +23,38 @@ class ServerActor:
         open_federation: creates the owners' actors and all other parts, here.
     """
 
+    _rounds: Iterator[After]
+    _cohort: Cohort
+
     def __init__(self, open_federation: Callable[[], Federation]) -> None:
         self._open_federation = open_federation
-        self._server: Server | None = None
 
-    def start(self) -> Population:
+    def start(self, state: ServerState | None = None) -> Population:
         """Open the federation; returns its owners.
+
+        Args:
+            state: what to begin from; None for the beginning.
 
         Raises:
             FedrayError: a part could not be opened.
         """
         federation = self._open_federation()
         is_private = federation.experiment.privacy.name != "none"
-        self._server = Server(federation, federate if is_private else federate_overlapping)
-        return self._server.federation.cohort.population
+        self._rounds = (federate if is_private else federate_overlapping)(federation, state)
+        self._cohort = federation.cohort
+        return self._cohort.population
 
-    def advance(self) -> RoundRecord | None:
+    def advance(self) -> After | None:
         """Run one round; None when the experiment is over.
 
         Raises:
             RunError: no owner answers any more.
         """
-        return self._started.advance()
-
-    def vector(self) -> Vector:
-        """The global model, shape ``(n_values,)``."""
-        return self._started.vector
-
-    def is_exhausted(self) -> bool:
-        """Whether the run ended early, since too few owners have a budget left."""
-        return self._started.is_exhausted
+        return next(self._rounds, None)
 
     def notes(self) -> Sequence[str]:
         """Lines that tell the user how owners are run, where that was not fixed before."""
-        return self._started.federation.cohort.notes
-
-    @property
-    def _started(self) -> Server:
-        assert self._server is not None, "start comes first"
-        return self._server
+        return self._cohort.notes
 
 
 RemoteServer: Any = ray.remote(ServerActor)

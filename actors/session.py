@@ -25,10 +25,12 @@ from fedray.build import OpensCohort, open_federation
 from fedray.config import Experiment
 from fedray.config.cluster import Place, Pooled
 from fedray.config.learning import Bfv, Ckks
-from fedray.errors import FedrayError, ResourcesError, RunError
+from fedray.errors import FedrayError, ResourcesError, ServerLost
+from fedray.federation import ServerState
 from fedray.pooling import PoolMaker, known_population
 from fedray.protecting import OpensKeyHolder
-from fedray.values import Population, RoundRecord, Vector
+from fedray.rounds import After
+from fedray.values import Population
 
 _REPORTED_S = 1.0
 """How often Ray's processes report what they did."""
@@ -126,53 +128,56 @@ class RayServer:
     Args:
         experiment: what to run.
         state_dir: where owners keep what must outlive them.
+        state: what to begin from; None for the beginning.
+        run: names the run in owners' ledgers; kept in ``state_dir`` when left out.
+        timeline: where Ray's timeline is left when the server is let go; nowhere when left out.
 
     Raises:
         ResourcesError: the cluster lacks something, or actors did not start in time.
         FedrayError: an owner or another part could not be opened.
     """
 
-    def __init__(self, experiment: Experiment, state_dir: Path) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        state_dir: Path,
+        state: ServerState | None = None,
+        run: str | None = None,
+        timeline: Path | None = None,
+    ) -> None:
         cpus = ray.cluster_resources().get("CPU", 1.0)
         require(experiment, data.owner_names(experiment.data), cpus)
         opens = partial(
-            open_federation, experiment, ray_cohort(experiment, cpus), state_dir, ray_key_holder(experiment)
+            open_federation, experiment, ray_cohort(experiment, cpus), state_dir, ray_key_holder(experiment), run=run
         )
         self._experiment = experiment
+        self._timeline = timeline
         self._begun: Any = None
         self._server: Any = RemoteServer.options(
             num_cpus=experiment.resources.server_cpus, max_restarts=0, max_task_retries=0
         ).remote(opens)
         try:
             timeout_s = 2 * experiment.resources.start_timeout_s
-            self.population: Population = _get(self._server.start.remote(), timeout_s)
+            self.population: Population = _get(self._server.start.remote(state), timeout_s)
         except BaseException:
             self.close()
             raise
 
-    def advance(self) -> RoundRecord | None:
+    def advance(self) -> After | None:
         """Run one round; None when the experiment is over.
 
         Raises:
-            RunError: no owner answers any more, or the server was lost.
+            ServerLost: the server's process or node is gone.
+            RunError: no owner answers any more.
         """
         begun, self._begun = self._begun, None
-        record: RoundRecord | None = _get(begun or self._server.advance.remote())
-        return record
+        after: After | None = _get(begun or self._server.advance.remote())
+        return after
 
     def begin(self) -> None:
         """Begin the round that will be asked for next; not under differential privacy, of which it costs some."""
         if self._experiment.privacy.name == "none" and self._begun is None:
             self._begun = self._server.advance.remote()
-
-    def vector(self) -> Vector:
-        """The global model after the last round that was begun, shape ``(n_values,)``."""
-        vector: Vector = _get(self._server.vector.remote())
-        return vector
-
-    def is_exhausted(self) -> bool:
-        """Whether the run ended early, since too few owners have a budget left."""
-        return bool(_get(self._server.is_exhausted.remote()))
 
     def notes(self) -> Sequence[str]:
         """Lines that tell the user how owners are run, where that was not fixed before."""
@@ -181,6 +186,8 @@ class RayServer:
 
     def close(self) -> None:
         """End the server, and with it the owners' actors, which are its children."""
+        if self._timeline:
+            write_timeline(self._timeline)
         ray.kill(self._server)
 
 
@@ -199,6 +206,8 @@ def _get(ref: Any, timeout_s: float | None = None) -> Any:
         ) from None
     except RayActorError as error:
         reason = str(error).strip().rpartition("\n")[2]
-        raise RunError(
-            f"the server actor was lost: {reason}", "a server that lives through the run", "run again; records are kept"
+        raise ServerLost(
+            f"the server actor was lost: {reason}",
+            "a server that lives through the run",
+            "go on with fedray run --resume; records are kept",
         ) from error

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedray.config import Experiment, load
     from fedray.data import write_shards
-    from fedray.running import Run, load_model, run
+    from fedray.running import Run, load_model, resume, run
     from fedray.tune import Comparison, compare
     from fedray.values import RoundRecord
 
@@ -27,13 +27,25 @@ _HOMES = {
     "write_shards": "fedray.data",
     "Run": "fedray.running",
     "run": "fedray.running",
+    "resume": "fedray.running",
     "load_model": "fedray.running",
     "compare": "fedray.tune",
     "Comparison": "fedray.tune",
     "RoundRecord": "fedray.values",
 }
 
-__all__ = ["Comparison", "Experiment", "RoundRecord", "Run", "compare", "load", "load_model", "run", "write_shards"]
+__all__ = [
+    "Comparison",
+    "Experiment",
+    "RoundRecord",
+    "Run",
+    "compare",
+    "load",
+    "load_model",
+    "resume",
+    "run",
+    "write_shards",
+]
 
 
 def __getattr__(name: str) -> Any:

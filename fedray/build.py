@@ -19,7 +19,6 @@ from torch import nn
 
 from fedray import data
 from fedray.config import Experiment
-from fedray.config import learning as config
 from fedray.config.privacy import ExamplePrivacy, NoPrivacy, OwnerLevel
 from fedray.errors import ConfigError, DataError, FedrayError, ModelError
 from fedray.federation import Federation
@@ -65,11 +64,11 @@ def check(experiment: Experiment) -> None:
             f"owners of the data: {', '.join(names)}",
             "correct the name",
         )
-    if isinstance(experiment.cohort, config.FixedSize) and experiment.cohort.size > len(names):
+    if (n_asked := experiment.most_in_a_round(len(names))) > len(names):
         raise ConfigError(
-            f"cohort.size {experiment.cohort.size}",
+            f"{n_asked} owners in a round",
             f"at most {len(names)}, the number of owners",
-            "lower cohort.size",
+            "lower cohort.size or cohort.over_select, or schedule.size where rounds are buffered",
         )
     check_protection(experiment, names)
     schema = data.schema_of(experiment.data)
@@ -184,6 +183,7 @@ def open_federation(
     state_dir: Path,
     open_key_holder: OpensKeyHolder = open_here,
     ledgers: LedgerFile | Path | None = None,
+    run: str | None = None,
 ) -> Federation:
     """All parts of a run, at the server.
 
@@ -194,12 +194,13 @@ def open_federation(
         open_key_holder: has a key holder opened where it lives.
         ledgers: where owners that have opened no ledger on their machine keep one: one file for all (simulations), a
             folder of a file an owner (over several runs), or with what else they keep of this run when left out.
+        run: names the run in owners' ledgers; kept in ``state_dir`` when left out.
 
     Raises:
         ConfigError, DataError, ModelError, ResourcesError: see ``fedray.errors``.
     """
     names = data.owner_names(experiment.data)
-    run = "" if isinstance(experiment.privacy, NoPrivacy) else _run_id(state_dir)
+    run = "" if isinstance(experiment.privacy, NoPrivacy) else run or run_id(state_dir)
     planned = Counter[str]()
     if isinstance(experiment.privacy, ExamplePrivacy):
         planned = planned_rounds(experiment.cohort, names, experiment.seed, experiment.rounds)
@@ -209,9 +210,6 @@ def open_federation(
     population = cohort.population
     try:
         _require_whole_batches(experiment, population)
-        if run:
-            state_dir.mkdir(parents=True, exist_ok=True)
-            (state_dir / _RUN).write_text(run)
         weight_bound = weight_bound_of(experiment, population)
         n_values = len(task.initial(0))
         protection = make_protection(experiment, n_values, weight_bound, open_key_holder, state_dir)
@@ -270,7 +268,12 @@ def _require_whole_batches(experiment: Experiment, population: Population) -> No
         )
 
 
-def _run_id(state_dir: Path) -> str:
+def run_id(state_dir: Path) -> str:
     """Names a run in owners' ledgers: random, and kept for when the run is resumed."""
     path = state_dir / _RUN
-    return path.read_text() if path.is_file() else secrets.token_hex(8)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(secrets.token_hex(8))
+        partial.replace(path)
+    return path.read_text()

@@ -7,7 +7,8 @@
     ├── ResourcesError       the cluster lacks what the experiment asks for
     ├── RunDirectoryError    a run directory that exists, is missing or holds another run
     ├── RecordsError         a record file that cannot be read
-    ├── RunError             a run that cannot go on (no update in a round, a lost server)
+    ├── RunError             a run that cannot go on (no update in a round)
+    │   └── ServerLost       the server's process or node is gone; a run starts it again from its last checkpoint
     ├── ProtocolError        a peer's message that is malformed, or that asks for what must not be given
     ├── RoundAbandoned       a sum that is not given out, since too few owners are left; the run goes on
     └── OwnerError           what one data owner answers instead of an update; the round goes on
@@ -82,9 +83,13 @@ class RecordsError(FedrayError):
 
 
 class RunError(FedrayError):
-    """A run that cannot go on: no owner answered a round, or the server was lost."""
+    """A run that cannot go on: no owner answered a round, or the server is lost for good."""
 
     exit_code = 8
+
+
+class ServerLost(RunError):
+    """The server's process or node is gone."""
 
 
 class ProtocolError(FedrayError):

@@ -15,26 +15,26 @@ from fedray.errors import RunError
 from fedray.evaluating import Evaluation, is_evaluated
 from fedray.federation import Federation, ServerState
 from fedray.rounds import (
+    After,
     Trained,
     goes_on,
     initial_state,
     recorded,
     train_round,
 )
-from fedray.values import RoundRecord
 
 
-def federate_overlapping(federation: Federation) -> Iterator[tuple[ServerState, RoundRecord]]:
+def federate_overlapping(federation: Federation, state: ServerState | None = None) -> Iterator[After]:
     """As ``fedray.rounds.federate``; what is evaluated is yielded once the next round was trained.
 
     Raises:
         RunError: no owner has answered for some rounds.
     """
-    state = initial_state(federation)
+    state = state or initial_state(federation)
     ahead = Ahead(federation.combiner)
     last: _Evaluating | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="evaluate") as thread:
-        while goes_on(federation, state):
+        while goes_on(federation.experiment, state):
             try:
                 trained = train_round(federation, state, ahead)
             except RunError:
@@ -59,6 +59,6 @@ class _Evaluating:
     trained: Trained
     evaluation: Future[Evaluation]
 
-    def ended(self, federation: Federation) -> tuple[ServerState, RoundRecord]:
+    def ended(self, federation: Federation) -> After:
         """The state after the round and its record, once the evaluation is there."""
         return self.trained.state, recorded(federation, self.trained, self.evaluation.result())

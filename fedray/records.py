@@ -23,7 +23,7 @@ from fedray.environment import environment
 from fedray.errors import RecordsError, RunDirectoryError
 from fedray.values import OwnerRecord, RoundRecord, SumRecord
 
-VERSION = "4"
+VERSION = "5"
 STREAM = "rounds.arrows"
 PARQUET = "rounds.parquet"
 
@@ -42,6 +42,7 @@ _OWNER = pa.struct(
         ("n_holdout", pa.int64()),
         ("metrics", _METRICS),
         ("charges", pa.string()),
+        ("staleness", pa.int64()),
     ]
 )
 _SUM = pa.struct(
@@ -118,19 +119,27 @@ def header(experiment: Experiment) -> RunRecords:
 class RecordWriter:
     """Writes a run's records: each round is on disk before ``write`` returns.
 
+    Args:
+        directory: where they are written.
+        experiment: what is run.
+        before: records of a run that goes on; they take the place of what the directory holds of it.
+
     Raises:
-        RunDirectoryError: the directory holds records already.
+        RunDirectoryError: the directory holds records already, and the run does not go on.
     """
 
-    def __init__(self, directory: Path, experiment: Experiment) -> None:
-        if any((directory / name).exists() for name in (STREAM, PARQUET)):
+    def __init__(self, directory: Path, experiment: Experiment, before: Sequence[RoundRecord] | None = None) -> None:
+        if before is None and any((directory / name).exists() for name in (STREAM, PARQUET)):
             raise RunDirectoryError(f"{directory} holds records already", "a new directory", "choose another")
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._header = header(experiment)
-        self._file = (directory / STREAM).open("xb")
+        partial = (directory / STREAM).with_suffix(".partial")
+        self._file = partial.open("wb")
         self._stream = pa.ipc.new_stream(self._file, SCHEMA.with_metadata(_metadata(self._header)))
-        self._append([])
+        self._append(before or [])
+        partial.replace(directory / STREAM)
+        (directory / PARQUET).unlink(missing_ok=True)
 
     def write(self, record: RoundRecord) -> None:
         """Append one round."""
@@ -184,11 +193,14 @@ def find_runs(path: Path) -> list[RunRecords]:
     Raises:
         RecordsError: none is there, or one is corrupt.
     """
+    return [read_run(file) for file in record_files(path)] or [read_run(path)]
+
+
+def record_files(path: Path) -> list[Path]:
+    """The file of every run's records at or below a directory, or the one that is named."""
     if path.is_file():
-        return [read_run(path)]
-    files = sorted({*path.rglob("*.parquet"), *path.rglob(STREAM)})
-    runs = [read_run(file) for file in files if _is_record_file(file)]
-    return runs or [read_run(path)]
+        return [path]
+    return [file for file in sorted({*path.rglob("*.parquet"), *path.rglob(STREAM)}) if _is_record_file(file)]
 
 
 def _is_record_file(file: Path) -> bool:
@@ -222,6 +234,25 @@ def _record(row: dict[str, Any]) -> RoundRecord:
     owners = tuple(OwnerRecord(**{**owner, "metrics": dict(owner["metrics"])}) for owner in row["owners"])
     summed = SumRecord(**{**row["sum"], "stages": dict(row["sum"]["stages"])})
     return RoundRecord(**{**row, "owners": owners, "sum": summed, "cohort": tuple(row["cohort"])})
+
+
+def record_to_json(record: RoundRecord) -> str:
+    """One record as text."""
+    return json.dumps(_row(record))
+
+
+def record_from_json(text: str) -> RoundRecord:
+    """The record in a text of ``record_to_json``.
+
+    Raises:
+        RecordsError: it is none of this version.
+    """
+    try:
+        return _record(json.loads(text))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordsError(
+            f"a record that cannot be read: {type(error).__name__}", f"one of version {VERSION}", "run again"
+        ) from error
 
 
 def _metadata(run: RunRecords) -> dict[str, str]:

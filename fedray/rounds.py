@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from fedray.ahead import Ahead
 from fedray.collecting import Asked, Clock, Collected, ask, collect, opened
+from fedray.config import Experiment
 from fedray.errors import RunError
 from fedray.evaluating import Evaluation, evaluate
 from fedray.federation import Federation, ServerState
@@ -22,6 +24,7 @@ from fedray.values import (
     Outcome,
     OwnerRecord,
     Released,
+    RoundPlan,
     RoundRecord,
     Spent,
     Tally,
@@ -35,8 +38,10 @@ _FORESEEN = ("dropped", "exhausted")
 """Why owners may give no update without anything being wrong."""
 
 
-Rounds = Callable[[Federation], Iterator[tuple[ServerState, RoundRecord]]]
-"""Runs rounds to the end."""
+After = tuple[ServerState, RoundRecord]
+"""What a round leaves."""
+Rounds = Callable[[Federation, ServerState | None], Iterator[After]]
+"""Runs rounds to the end, from the start or from a state."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def initial_state(federation: Federation) -> ServerState:
     return ServerState(round=0, vector=vector, strategy=strategy, mechanism=federation.mechanism.init())
 
 
-def federate(federation: Federation, state: ServerState | None = None) -> Iterator[tuple[ServerState, RoundRecord]]:
+def federate(federation: Federation, state: ServerState | None = None) -> Iterator[After]:
     """Run rounds to the end of the experiment, or of the owners' budgets, from its start or from a state.
 
     Raises:
@@ -77,51 +82,15 @@ def federate(federation: Federation, state: ServerState | None = None) -> Iterat
     """
     state = state or initial_state(federation)
     ahead = Ahead(federation.combiner)
-    while goes_on(federation, state):
+    while goes_on(federation.experiment, state):
         trained = train_round(federation, state, ahead)
         state = trained.state
         yield state, recorded(federation, trained, trained.evaluate(federation))
 
 
-def goes_on(federation: Federation, state: ServerState) -> bool:
+def goes_on(experiment: Experiment, state: ServerState) -> bool:
     """Whether there is another round."""
-    return state.round < federation.experiment.rounds and not state.is_exhausted
-
-
-class Server:
-    """A federation whose rounds run as they are asked for.
-
-    Args:
-        federation: its parts.
-        rounds: runs them; one at a time when left out.
-    """
-
-    def __init__(self, federation: Federation, rounds: Rounds | None = None) -> None:
-        self.federation = federation
-        self._state = initial_state(federation)
-        self._rounds = (rounds or federate)(federation)
-
-    @property
-    def vector(self) -> Vector:
-        """The global model, shape ``(n_values,)``."""
-        return self._state.vector
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether the run ended early, since too few owners have a budget left."""
-        return self._state.is_exhausted
-
-    def advance(self) -> RoundRecord | None:
-        """Run one round; None when the experiment is over.
-
-        Raises:
-            RunError: no owner answers any more.
-        """
-        after = next(self._rounds, None)
-        if after is None:
-            return None
-        self._state, record = after
-        return record
+    return state.round < experiment.rounds and not state.is_exhausted
 
 
 def train_round(federation: Federation, state: ServerState, ahead: Ahead[Combiner]) -> Trained:
@@ -139,18 +108,31 @@ def train_round(federation: Federation, state: ServerState, ahead: Ahead[Combine
     if number < federation.experiment.rounds:
         ahead.start(number + 1, ask(federation, replace(plan, round=number + 1)).names)
 
-    collected = opened(collect(federation, state, asked, combiner, clock))
+    gives = partial(federation.cohort.train, state.vector, patience_s=federation.experiment.close_after_s)
+    collected = opened(collect(federation, state, asked, combiner, clock, gives))
     clock.lap("open")
+    return stepped(federation, state, plan, asked, collected, clock)
+
+
+def stepped(
+    federation: Federation, state: ServerState, plan: RoundPlan, asked: Asked, collected: Collected, clock: Clock
+) -> Trained:
+    """The round after its sum was opened: what is released of it, the new model, and the books.
+
+    Raises:
+        RunError: see ``train_round``.
+    """
     mechanism, released = federation.mechanism.release(state.mechanism, plan, collected.total)
     vector, strategy = _step(federation, state, released)
     clock.lap("step")
     spending = state.spending.after(collected.reached if federation.worst_spent else (), collected.answers)
     after = ServerState(
-        round=number,
+        round=plan.round,
         vector=vector,
         strategy=strategy,
         mechanism=mechanism,
         spending=spending,
+        draws=state.draws,
         barren=_barren(state, asked, collected),
         is_exhausted=_is_exhausted(spending, collected, len(federation.cohort.population)),
     )
@@ -184,7 +166,7 @@ def recorded(federation: Federation, trained: Trained, evaluation: Evaluation) -
         at_once=federation.cohort.at_once,
         work=federation.cohort.work(),
         owners=tuple(
-            _owner_record(name, collected, reported.get(name), evaluation.tallies)
+            _owner_record(name, trained, reported.get(name), evaluation.tallies)
             for name in sorted({*trained.asked.cohort, *evaluation.tallies, *reported})
         ),
         parameters_sha256=sha256(state.vector),
@@ -225,12 +207,13 @@ def _barren(state: ServerState, asked: Asked, collected: Collected) -> int:
     return state.barren + 1
 
 
-def _owner_record(name: str, collected: Collected, spent: Spent | None, tallies: Mapping[str, Tally]) -> OwnerRecord:
+def _owner_record(name: str, trained: Trained, spent: Spent | None, tallies: Mapping[str, Tally]) -> OwnerRecord:
+    collected = trained.collected
     sealed, absent = collected.sealed.get(name), collected.absent.get(name)
     tally = tallies.get(name)
     return OwnerRecord(
         name=name,
-        outcome=_outcome(name, collected),
+        outcome=_outcome(name, trained.asked, collected),
         reason=absent.reason if absent else "",
         n_steps=sealed.n_steps if sealed else 0,
         seconds=sealed.seconds if sealed else 0.0,
@@ -239,14 +222,15 @@ def _owner_record(name: str, collected: Collected, spent: Spent | None, tallies:
         n_holdout=tally.count if tally else 0,
         metrics=tally.means if tally else {},
         charges=spent.charges if spent else "",
+        staleness=collected.staleness.get(name, 0),
     )
 
 
-def _outcome(name: str, collected: Collected) -> Outcome:
+def _outcome(name: str, asked: Asked, collected: Collected) -> Outcome:
     if sealed := collected.sealed.get(name):
         if collected.total is None:
             return "unopened"
         return "update" if sealed.is_complete else "partial"
     if absent := collected.absent.get(name):
         return absent.outcome
-    return "absent" if name in collected.reached else "idle"
+    return "absent" if name in collected.reached and name in asked.cohort else "idle"

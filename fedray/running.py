@@ -3,98 +3,60 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from datetime import datetime
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fedray.build import check, open_federation
-from fedray.config import Experiment, as_yaml
-from fedray.errors import ConfigError, RunDirectoryError
+from fedray.build import check
+from fedray.checkpoints import Checkpoint, CheckpointStore
+from fedray.config import Experiment, as_yaml, load
+from fedray.errors import ConfigError, RunDirectoryError, ServerLost
+from fedray.federation import ServerState
 from fedray.making import make_module, state_dict
-from fedray.pooling import cohort_here
-from fedray.privacy.ledger_file import LedgerFile
-from fedray.records import RecordWriter, Status
-from fedray.rounds import Server
-from fedray.values import RoundRecord, Vector
-
-MODEL = "model.safetensors"
-TIMELINE = "timeline.json"
-
-
-class Federating(Protocol):
-    """A federation that has started, wherever it runs."""
-
-    def advance(self) -> RoundRecord | None:
-        """Run one round; None when the experiment is over."""
-
-    def begin(self) -> None:
-        """Begin the round that will be asked for next, where that goes on by itself and costs nobody privacy."""
-
-    def vector(self) -> Vector:
-        """The global model after the last round that was begun."""
-
-    def is_exhausted(self) -> bool:
-        """Whether the run ended early, since too few owners have a budget left."""
-
-    def notes(self) -> Sequence[str]:
-        """Lines that tell the user how owners are run, where that was not fixed before."""
-
-    def close(self) -> None:
-        """Let everything go."""
-
-
-class InProcessServer:
-    """Server and owners in this process."""
-
-    def __init__(self, experiment: Experiment, state_dir: Path) -> None:
-        ledger = LedgerFile(state_dir / "ledger.jsonl", "process")
-        self._server = Server(open_federation(experiment, cohort_here(experiment), state_dir, ledgers=ledger))
-
-    def advance(self) -> RoundRecord | None:
-        return self._server.advance()
-
-    def begin(self) -> None:
-        """Nothing goes on by itself here."""
-
-    def vector(self) -> Vector:
-        return self._server.vector
-
-    def is_exhausted(self) -> bool:
-        return self._server.is_exhausted
-
-    def notes(self) -> Sequence[str]:
-        return self._server.federation.cohort.notes
-
-    def close(self) -> None:
-        """Nothing to let go."""
+from fedray.places import Here, OnRay
+from fedray.records import PARQUET, STREAM, RecordWriter, Status, read_run
+from fedray.restarting import Restarting
+from fedray.rounds import After, goes_on
+from fedray.run_directory import EXPERIMENT, MODEL, held, new_directory
+from fedray.values import RoundRecord
 
 
 class Run:
     """One federation, run as its records are asked for.
 
-    Iterating starts it; leaving the loop early ends it. Records are on disk before they are yielded.
+    Iterating starts it; leaving the loop early ends it, and ``resume`` goes on with it. A round's checkpoint and record
+    are on disk before the record is yielded.
 
     Attributes:
         experiment: what is run.
-        directory: where records and model are written.
-        notes: lines that tell the user how owners are run; there once the first record is.
+        directory: where records, checkpoints and model are written.
+        notes: lines that tell the user how owners are run, and what happened to the run; the first are there once the
+            first record is.
+        before: records of the rounds that an earlier process ran; empty unless the run is resumed.
         rounds_s: for each record so far, seconds from the one before until it was written, the caller's included.
         records_s: of these, how many it took to be written.
+
+    Args:
+        experiment: what to run.
+        directory: where.
+        place: where its processes live.
+        is_resumed: whether the directory holds the run's beginning.
     """
 
-    def __init__(self, experiment: Experiment, directory: Path, open_server: Callable[[ExitStack], Federating]) -> None:
+    def __init__(self, experiment: Experiment, directory: Path, place: Here | OnRay, *, is_resumed: bool) -> None:
         self.experiment = experiment
         self.directory = directory
-        self.notes: Sequence[str] = ()
+        self.notes: list[str] = []
+        self.before: Sequence[RoundRecord] = ()
+        self._n_done = 0
         self.rounds_s: list[float] = []
         self.records_s: list[float] = []
-        self._open_server = open_server
+        self._place = place
+        self._is_resumed = is_resumed
 
     def __iter__(self) -> Iterator[RoundRecord]:
         """Yield a record a round.
@@ -102,30 +64,63 @@ class Run:
         Raises:
             FedrayError: see ``fedray.errors``; what was recorded until then is kept.
         """
-        status: Status = "failed"
-        new_directory(self.directory, self.experiment.name)
         with ExitStack() as stack:
-            server = self._open_server(stack)
-            writer = RecordWriter(self.directory, self.experiment)
-            stack.callback(lambda: writer.close(status))
-            (self.directory / "experiment.yaml").write_text(as_yaml(self.experiment))
-            try:
-                self.notes = server.notes()
-                ended = time.perf_counter()
-                while (record := server.advance()) is not None:
-                    server.begin()
-                    ended = self._write(writer, record, ended)
-                    yield record
-                save_file(state_dict(self.experiment, server.vector()), self.directory / MODEL)
-                status = "exhausted" if server.is_exhausted() else "complete"
-            except (KeyboardInterrupt, GeneratorExit):
-                status = "interrupted"
-                raise
+            store, newest = self._begun(stack)
+            if newest is not None and not goes_on(self.experiment, newest.state):
+                self._end(newest.state)
+                RecordWriter(self.directory, self.experiment, self.before).close(_ended(newest.state))
+                return
+            stack.enter_context(self._place.session())
+            yield from self._rounds(store, newest, stack)
 
-    def _write(self, writer: RecordWriter, record: RoundRecord, before: float) -> float:
-        """Write a record, and how long that took since the one before; when it was done."""
+    def _begun(self, stack: ExitStack) -> tuple[CheckpointStore, Checkpoint | None]:
+        """The run's directory, held by this process alone, and where it goes on."""
+        if not self._is_resumed:
+            new_directory(self.directory, self.experiment.name)
+        stack.enter_context(held(self.directory))
+        store = CheckpointStore(self.experiment, self.directory)
+        if not self._is_resumed:
+            store.require_empty()
+            return store, None
+        newest = store.newest()
+        self.before = rounds_until(self.directory, newest, store)
+        return store, newest
+
+    def _rounds(self, store: CheckpointStore, newest: Checkpoint | None, stack: ExitStack) -> Iterator[RoundRecord]:
+        status: Status = "failed"
+        state = newest.state if newest else None
+        server = Restarting(self._place.open, state, self.experiment.faults.server_restarts, self._note_loss)
+        stack.enter_context(closing(server))
+        (self.directory / EXPERIMENT).write_text(as_yaml(self.experiment))
+        writer = RecordWriter(self.directory, self.experiment, self.before if self._is_resumed else None)
+        stack.callback(lambda: writer.close(status))
+        try:
+            self.notes += [f"goes on after round {state.round}"] if state else []
+            self.notes += server.notes()
+            ended = time.perf_counter()
+            while (after := server.advance()) is not None:
+                state, record = after
+                server.begin()
+                ended, self._n_done = self._write(store, writer, after, ended), state.round
+                yield record
+            assert state is not None, "an experiment has a round"
+            self._end(state)
+            status = _ended(state)
+        except (KeyboardInterrupt, GeneratorExit):
+            status = "interrupted"
+            raise
+
+    def _note_loss(self, lost: ServerLost) -> None:
+        self.notes.append(f"{lost.found}; it is started again after round {self._n_done}")
+
+    def _end(self, state: ServerState) -> None:
+        save_file(state_dict(self.experiment, state.vector), self.directory / MODEL)
+
+    def _write(self, store: CheckpointStore, writer: RecordWriter, after: After, before: float) -> float:
+        """Write checkpoint and record, in this order, and how long that took since the one before; when it was done."""
         started = time.perf_counter()
-        writer.write(record)
+        store.write(*after)
+        writer.write(after[1])
         ended = time.perf_counter()
         self.rounds_s.append(ended - before)
         self.records_s.append(ended - started)
@@ -155,33 +150,59 @@ def run(
     """
     check(experiment)
     target = new_directory(directory, experiment.name)
-
-    def open_server(stack: ExitStack) -> Federating:
-        if in_process:
-            return stack.enter_context(closing(InProcessServer(experiment, target / "owners")))
-        from fedray.actors.session import RayServer, ray_session, write_timeline
-
-        stack.enter_context(ray_session(address, keeps_events=timeline))
-        server = stack.enter_context(closing(RayServer(experiment, target.absolute() / "owners")))
-        if timeline:
-            stack.callback(write_timeline, target / TIMELINE)
-        return server
-
-    return Run(experiment, target, open_server)
+    return Run(experiment, target, _place(experiment, target, in_process, address, timeline), is_resumed=False)
 
 
-def new_directory(directory: str | Path | None, name: str) -> Path:
-    """The directory asked for, or ``runs/NAME-TIME``.
+def resume(
+    directory: str | Path, *, in_process: bool = False, address: str | None = None, timeline: bool = False
+) -> Run:
+    """Prepare to go on with a run that was cut off; iterate over it to go on. It yields the rounds that are left.
+
+    Without differential privacy it ends with the bits of a run that was never cut off. With it, noise is drawn anew: a
+    round that is done again is charged again.
+
+    Args:
+        directory: of the run.
+        in_process, address, timeline: as for ``run``; they need not be the same as before.
 
     Raises:
-        RunDirectoryError: it exists and is not empty.
+        RunDirectoryError: no run is there, or it is complete.
+        ConfigError, DataError, ModelError: its experiment cannot be read, or no longer fits.
     """
-    target = Path(directory) if directory else Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    target = Path(directory)
+    if not (target / EXPERIMENT).is_file():
         raise RunDirectoryError(
-            f"{target} exists already", "a new or empty directory", "name another, or move the old one away"
+            f"no {EXPERIMENT} in {target}", "the directory of a run that was cut off", "check the path"
         )
-    return target
+    if (target / MODEL).is_file() and (target / PARQUET).is_file():
+        raise RunDirectoryError(f"the run in {target} is complete", "one that was cut off", "begin a new run")
+    experiment = load(target / EXPERIMENT)
+    check(experiment)
+    return Run(experiment, target, _place(experiment, target, in_process, address, timeline), is_resumed=True)
+
+
+def _place(
+    experiment: Experiment, directory: Path, in_process: bool, address: str | None, timeline: bool
+) -> Here | OnRay:
+    return Here(experiment, directory) if in_process else OnRay(experiment, directory, address, timeline)
+
+
+def _ended(state: ServerState) -> Status:
+    return "exhausted" if state.is_exhausted else "complete"
+
+
+def rounds_until(directory: Path, newest: Checkpoint | None, store: CheckpointStore) -> Sequence[RoundRecord]:
+    """Records up to the newest checkpoint, whose own record it brings itself.
+
+    Raises:
+        RecordsError: records were given out of rounds after it, and the run's privacy does not allow to do them again.
+    """
+    recorded = read_run(directory).rounds if any((directory / name).is_file() for name in (PARQUET, STREAM)) else ()
+    done = newest.state.round if newest else 0
+    if recorded and recorded[-1].round > done:
+        store.require_repeatable(recorded[-1].round, done)
+    kept = [record for record in recorded if record.round < done]
+    return [*kept, newest.record] if newest else []
 
 
 def load_model(experiment: Experiment, directory: str | Path) -> nn.Module:

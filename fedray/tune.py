@@ -37,7 +37,7 @@ from fedray.errors import ConfigError, RunDirectoryError, RunError
 from fedray.privacy.tuning import RandomStopping
 from fedray.records import PARQUET, RunRecords, Status, find_runs, header, read_run, write_parquet
 from fedray.rounds import federate
-from fedray.running import new_directory
+from fedray.run_directory import new_directory
 from fedray.states import load_state, save_state
 from fedray.values import RoundRecord
 

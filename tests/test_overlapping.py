@@ -33,7 +33,9 @@ class OneThread(Meddling):
         super().__init__(cohort, meddle)
         self._lock = threading.Lock()
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Any]:
+    def train(
+        self, vector: Vector, assignments: Sequence[Assignment], patience_s: float | None = None
+    ) -> Iterable[Any]:
         with self._lock:
             return list(super().train(vector, assignments))
 
@@ -127,7 +129,9 @@ class Rendezvous(OneThread):
         self._n_evaluated = 0
         self.met: list[bool] = []
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Any]:
+    def train(
+        self, vector: Vector, assignments: Sequence[Assignment], patience_s: float | None = None
+    ) -> Iterable[Any]:
         round = assignments[0].plan.round
         self._trains[round].set()
         if round > 1:
@@ -161,7 +165,9 @@ class Noting(OneThread):
         super().__init__(cohort)
         self._noted = noted
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
+    def train(
+        self, vector: Vector, assignments: Sequence[Assignment], patience_s: float | None = None
+    ) -> Iterable[Sealed | Absent]:
         self._noted.append(assignments[0].plan.round)
         return super().train(vector, assignments)
 
@@ -193,11 +199,12 @@ def test_the_server_trains_ahead_only_where_that_costs_no_privacy(privacy: Any, 
     server = ServerActor(lambda: made(around=partial(Noting, noted=noted), **settings))
     assert list(server.start().names) == list("abcde")
     assert not noted, "nothing runs before it is asked for"
-    record = server.advance()
-    assert record is not None
+    after = server.advance()
+    assert after is not None
+    state, record = after
     assert record.round == 1
     assert noted == list(range(1, n_trained + 1))
-    assert sha256(server.vector()) == record.parameters_sha256
+    assert sha256(state.vector) == record.parameters_sha256
 
 
 # When things go wrong ------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from fedray.cli.audit_privacy import audit_privacy
+from fedray.cli.cluster import app as cluster
+from fedray.cli.export import export
 from fedray.cli.ledger import app as ledger
 from fedray.cli.screen import (
     RoundsTable,
@@ -35,9 +37,11 @@ app = typer.Typer(
 )
 
 app.add_typer(ledger, name="ledger")
+app.add_typer(cluster, name="cluster")
 app.command()(audit_privacy)
+app.command()(export)
 
-ExperimentFile = Annotated[Path, typer.Argument(help="An experiment in YAML.", metavar="EXPERIMENT.yaml")]
+ExperimentFile = Annotated[Path | None, typer.Argument(help="An experiment in YAML.", metavar="EXPERIMENT.yaml")]
 Settings = Annotated[
     list[str],
     typer.Option(
@@ -59,9 +63,12 @@ Address = Annotated[
 
 @app.command()
 def run(
-    experiment: ExperimentFile,
+    experiment: ExperimentFile = None,
     set_: Settings = [],  # noqa: B006  # typer reads the default and never changes it
     out: Directory = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with a run that was cut off, instead.")
+    ] = None,
     in_process: Annotated[
         bool,
         typer.Option(
@@ -81,21 +88,28 @@ def run(
     Shows each round as it ends: updates received of those asked for, loss and metric on owners' held-out rows,
     the largest epsilon spent, bytes and time. Exit code 0 when all rounds ran, or all that owners' budgets allow.
     """
+    from fedray import running
     from fedray.cli.profile import show_profile
     from fedray.report import write_report
-    from fedray.running import run as start
 
-    settings = load(experiment, parse_overrides(set_))
-    federation = start(settings, out, in_process=in_process, address=address, timeline=profile)
+    _require_one(experiment, resume)
+    if experiment is not None:
+        settings = load(experiment, parse_overrides(set_))
+        federation = running.run(settings, out, in_process=in_process, address=address, timeline=profile)
+    else:
+        _require_nothing_else(set_, out)
+        federation = running.resume(str(resume), in_process=in_process, address=address, timeline=profile)
+        settings = federation.experiment
     table = RoundsTable(str(settings.search.metric), settings.rounds)
     console.print(
         f"{settings.name}: {settings.strategy.name}, privacy {settings.privacy.name}, "
         f"protection {settings.protection.name}, {settings.rounds} rounds"
     )
     with live(table):
+        shown = 0
         for record in federation:
-            if record.round == 1:
-                print_notes(federation.notes)
+            print_notes(federation.notes[shown:])
+            shown = len(federation.notes)
             table.add(record)
     records = _read([federation.directory])
     report = write_report(records, federation.directory / "report.html")
@@ -125,10 +139,9 @@ def compare(
     `{loguniform: [0.001, 1]}` (or uniform, randint, choice) is sampled `search.samples` times. With
     `search.draws: random_stopping` both are drawn from, a secret number of times.
     """
-    if (experiment is None) == (resume is None):
-        raise typer.BadParameter("give an EXPERIMENT.yaml or --resume DIR, one of them")
-    if resume is not None and (set_ or out):
-        raise typer.BadParameter("--resume goes on with what was begun; it takes neither --set nor --out")
+    _require_one(experiment, resume)
+    if resume is not None:
+        _require_nothing_else(set_, out)
     from fedray.config.space import separate
     from fedray.report import write_report
     from fedray.report.comparison import write_summary
@@ -226,6 +239,16 @@ def datasets() -> None:
 def schema() -> None:
     """Print the JSON schema of an experiment file, for editors."""
     print(json_schema())
+
+
+def _require_one(experiment: Path | None, resume: Path | None) -> None:
+    if (experiment is None) == (resume is None):
+        raise typer.BadParameter("give an EXPERIMENT.yaml or --resume DIR, one of them")
+
+
+def _require_nothing_else(set_: list[str], out: Path | None) -> None:
+    if set_ or out:
+        raise typer.BadParameter("--resume goes on with what was begun; it takes neither --set nor --out")
 
 
 def _read(directories: list[Path]) -> list[Any]:

@@ -12,7 +12,8 @@ from fedray.cli.screen import console
 from fedray.records import RunRecords
 from fedray.report import numbers
 from fedray.report.profile import Profile, Stretch, as_json, profile
-from fedray.running import TIMELINE, Run
+from fedray.run_directory import TIMELINE
+from fedray.running import Run
 
 PROFILE = "profile.json"
 _REST_OF_PROCESSES = "rest: idle while the server works, and the protection's messages"
@@ -22,7 +23,7 @@ _REST_OF_ACTORS = "rest: serialise, seal, evaluate, wait; not told apart where e
 def show_profile(run: Run, records: RunRecords, *, in_process: bool) -> None:
     """Print where the time of a run that has ended went; leave the same figures in its directory."""
     processes = 1 if in_process else _pools(run.notes)
-    found = profile(records.rounds, run.rounds_s, run.records_s, processes)
+    found = profile(records.rounds[-len(run.rounds_s) :], run.rounds_s, run.records_s, processes)
     (run.directory / PROFILE).write_text(json.dumps(as_json(found), indent=2) + "\n")
     for title, stretches in (("Server, wall time of a round", found.server), (_owners(found), found.owners)):
         console.print(f"\n{title}", style="bold", highlight=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from contest import Turn
 
 from fedray.actors.session import RayServer, ray_session
+from fedray.checkpoints import CheckpointStore
 from fedray.config import Experiment
 from fedray.records import RecordWriter
 from fedray.values import Vector
@@ -28,6 +29,7 @@ class Federation:
             self._server = RayServer(experiment, directory / "owners")
             stack.callback(self._server.close)
             self._writer = RecordWriter(directory, experiment)
+            self._store = CheckpointStore(experiment, directory)
             stack.callback(self._writer.close, "interrupted")
             self._stack = stack.pop_all()
 
@@ -41,10 +43,12 @@ class Federation:
 
     def _advance(self, *, is_last: bool) -> Turn:
         started = time.perf_counter()
-        record = self._server.advance()
-        assert record is not None, "a round of an experiment that is over"
+        after = self._server.advance()
+        assert after is not None, "a round of an experiment that is over"
+        self._state, record = after
         if not is_last:
             self._server.begin()
+        self._store.write(self._state, record)
         self._writer.write(record)
         seconds = time.perf_counter() - started
         assert record.n_updates == len(record.cohort), "every owner of the cohort gives an update"
@@ -52,7 +56,7 @@ class Federation:
 
     def vector(self) -> Vector:
         """The global model, shape ``(n_values,)``."""
-        return self._server.vector()
+        return self._state.vector
 
     def notes(self) -> tuple[str, ...]:
         """How owners are run."""

@@ -94,10 +94,10 @@ def walls(protections: list[str], owners: int, values: int, pause_s: float, repe
         for _ in range(repeats + 1):
             for name, server in servers.items():
                 started = time.perf_counter()
-                record = server.advance()
+                after = server.advance()
                 found[name].append(time.perf_counter() - started)
-                assert record is not None
-                assert record.n_updates == owners, record
+                assert after is not None
+                assert after[1].n_updates == owners, after[1]
                 if pause_s == 0:
                     time.sleep(0.5)  # what is made ahead for this federation is not charged to the next
         for server in servers.values():

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 import fedray
 from fedray import build, data
-from fedray.actors import cohort as cohort_module
+from fedray.actors import calls as calls_module
 from fedray.actors.cohort import RayCohort
 from fedray.actors.session import RayServer
 from fedray.config import Experiment, replaced
@@ -198,7 +198,7 @@ class Slow(Counting):
 def test_an_owner_that_hangs_past_its_deadline_is_left_behind(
     tmp_path: Path, ray_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cohort_module, "GRACE_S", 0.5)
+    monkeypatch.setattr(calls_module, "GRACE_S", 0.5)
     task = partial(Counting, fault="hang", owner_rows=20)
     settings = {
         "deadline_s": 0.5,
@@ -389,7 +389,7 @@ def test_an_owner_that_cannot_be_opened_stops_the_run_before_it_starts(tmp_path:
 
 
 def test_a_lost_server_ends_the_run_and_keeps_its_records(tmp_path: Path, ray_dir: Path) -> None:
-    federation = fedray.run(replaced(DIGITS, {"rounds": 50}), tmp_path / "run")
+    federation = fedray.run(replaced(DIGITS, {"rounds": 50, "faults.server_restarts": 0}), tmp_path / "run")
     rounds = iter(federation)
     next(rounds)
     servers = [actor for actor in _actors() if actor["class_name"] == "ServerActor"]

@@ -70,9 +70,9 @@ def test_protections_can_be_compared(tmp_path: Path, ray_dir: Path) -> None:
 def test_the_servers_process_holds_no_secret(protection: str, tmp_path: Path, ray_dir: Path) -> None:
     server = RayServer(replaced(BASE, {"protection": protection}), tmp_path / "owners")
     try:
-        record = server.advance()
-        assert record is not None
-        assert record.sum.outcome == "opened"
+        after = server.advance()
+        assert after is not None
+        assert after[1].sum.outcome == "opened"
         held = ray.get(server._server.__ray_call__.remote(_kinds_held))
     finally:
         server.close()

@@ -80,7 +80,7 @@ class HomomorphicSealer:
         fixed_point: how updates become integers.
         seed: the experiment's seed, for stochastic rounding.
         min_owners: fewest contributions of a sum that this owner will be part of.
-        journal: rounds that it has sealed.
+        journal: rounds that it has sealed and helped to open.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class HomomorphicSealer:
             ProtocolError: the round was not prepared, or was sealed before.
         """
         encoded = self._fixed_point.encode(update, assignment, self._seed)
-        prepared = self._begun(assignment.plan.round)
+        prepared = self._begun(assignment.plan.round, terms, update.n_steps)
         payload = self._encrypted(prepared, encoded)
         sealed = self._sealed = _Sealed(prepared.run, prepared.round, prepared.key, encoded)
         contribution = Contribution(
@@ -149,7 +149,7 @@ class HomomorphicSealer:
 
     def _prepare(self, prepare: Prepare) -> Ready:
         with self._lock:
-            self._journal.require_unused(prepare.round)
+            self._journal.require_open(prepare.run, prepare.round)
             key = self._key = self._believed(prepare)
             still = {n: one for n, one in self._prepared.items() if n >= prepare.round - 1 and one.run == prepare.run}
             prepared = still.get(prepare.round)
@@ -172,14 +172,14 @@ class HomomorphicSealer:
             raise ProtocolError("a public key under another's name", "its own digest", "suspect the server")
         return _Key(context, PublicKey(self._parameters, context.context))
 
-    def _begun(self, round: int) -> _Prepared:
-        """From here on the round counts as sealed, so that no second payload of it can be had."""
+    def _begun(self, round: int, terms: bytes, n_steps: int) -> _Prepared:
+        """From here on the round counts as sealed, so that this server can have no second payload of it."""
         with self._lock:
             prepared = self._prepared.pop(round, None)
             if prepared is None:
                 raise ProtocolError(f"round {round}, which is not prepared or sealed", "a prepared round", "prepare it")
             prepared.zeros.stop()
-            self._journal.use(round)
+            self._journal.seal(prepared.run, round, terms, n_steps)
             return prepared
 
     def _encrypted(self, prepared: _Prepared, encoded: Payload) -> Payload:
@@ -191,6 +191,7 @@ class HomomorphicSealer:
     def _probed(self, challenge: Challenge) -> Answer:
         with self._lock:
             sealed = self._require_mine(challenge)
+            self._journal.open(sealed.run, sealed.round, sorted(challenge.owners))
             sealed.last_attempt = challenge.attempt
         asked = probe.Probe(challenge.seed)
         for integers in self._pieces(sealed.integers, PIECE):

@@ -75,7 +75,7 @@ class MaskedSealer:
         rules: what it holds every round to.
         encoding: how updates become integers.
         seed: the experiment's seed, for stochastic rounding only.
-        journal: rounds that it has sealed.
+        journal: rounds that it has sealed and helped to open.
     """
 
     def __init__(
@@ -122,10 +122,11 @@ class MaskedSealer:
         raise AssertionError(asked)
 
     def _join(self, asked: Invite) -> Keys:
-        """Fresh keys for a round that was never sealed; those made for it before are forgotten."""
-        self._journal.require_unused(asked.round)
-        self._rounds = {number: one for number, one in self._rounds.items() if number >= asked.round - 1}
-        self._rounds[asked.round] = made = _Round(asked.run, asked.round)
+        """Fresh keys for a round not sealed for this server; older ones, and those for another, are forgotten."""
+        self._journal.require_open(asked.run, asked.round)
+        made = _Round(asked.run, asked.round)
+        still = {n: one for n, one in self._rounds.items() if n >= asked.round - 1 and one.run == asked.run}
+        self._rounds = {**still, asked.round: made}
         channel, mask = (key.public_key().public_bytes_raw() for key in (made.channel, made.mask))
         signature = self._identity.sign("keys", asked.run, asked.round, self._owner, channel, mask)
         return Keys(asked.run, asked.round, self._owner, self.identity, channel, mask, signature)
@@ -172,7 +173,7 @@ class MaskedSealer:
         if assignment.plan.round != current.number or assignment.owner != self._owner:
             raise ProtocolError("a briefing for another round or owner", "one for this assignment", "check the server")
         self._encoding.require(update, assignment.weight_bound)
-        self._journal.use(current.number)
+        self._journal.seal(current.run, current.number, terms, update.n_steps)
         current.owners = frozenset(briefing.owners)
         streams = [mask.stream() for mask in self._masks(current, terms)]
         sealed, scratch = np.empty(self._encoding.length, dtype=self._encoding.ring), masks.scratch()
@@ -184,7 +185,7 @@ class MaskedSealer:
         return sealed, b""
 
     def _sign(self, asked: Alive) -> AliveSigned:
-        """Sign one list of survivors, and no other."""
+        """Sign one list of survivors, and no other: neither for this server nor for one that is started after it."""
         current = self._at(asked)
         if not current.owners:
             raise ProtocolError("a list of survivors before the update", "it after the update", "check the server")
@@ -193,6 +194,7 @@ class MaskedSealer:
             raise ProtocolError(
                 f"a second list of survivors for round {asked.round}", "the list that was signed", "the server lies"
             )
+        self._journal.open(current.run, current.number, asked.owners)
         current.alive = tuple(asked.owners)
         signature = self._identity.sign("alive", *_alive_fields(current))
         return AliveSigned(asked.run, asked.round, self._owner, signature)
