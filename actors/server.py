@@ -7,10 +7,12 @@ from typing import Any
 
 import ray
 
+from fedray.actors.metrics import Metrics
 from fedray.federation import Federation, ServerState
 from fedray.overlapping import federate_overlapping
 from fedray.protocols import Cohort
 from fedray.rounds import After, federate
+from fedray.scheduling import rounds_of
 from fedray.values import Population
 
 
@@ -21,13 +23,17 @@ class ServerActor:
 
     Args:
         open_federation: creates the owners' actors and all other parts, here.
+        label: what the run is called in metrics.
+        is_restart: whether it takes the place of a server that was lost.
     """
 
     _rounds: Iterator[After]
     _cohort: Cohort
 
-    def __init__(self, open_federation: Callable[[], Federation]) -> None:
+    def __init__(self, open_federation: Callable[[], Federation], label: str = "run", is_restart: bool = False) -> None:
         self._open_federation = open_federation
+        self._label = label
+        self._is_restart = is_restart
 
     def start(self, state: ServerState | None = None) -> Population:
         """Open the federation; returns its owners.
@@ -39,8 +45,13 @@ class ServerActor:
             FedrayError: a part could not be opened.
         """
         federation = self._open_federation()
-        is_private = federation.experiment.privacy.name != "none"
-        self._rounds = (federate if is_private else federate_overlapping)(federation, state)
+        self._metrics = Metrics(self._label)
+        if self._is_restart:
+            self._metrics.restarted()
+        experiment = federation.experiment
+        is_private = experiment.privacy.name != "none"
+        rounds = rounds_of(experiment, federate if is_private else federate_overlapping)
+        self._rounds = rounds(federation, state)
         self._cohort = federation.cohort
         return self._cohort.population
 
@@ -50,7 +61,10 @@ class ServerActor:
         Raises:
             RunError: no owner answers any more.
         """
-        return next(self._rounds, None)
+        after = next(self._rounds, None)
+        if after is not None:
+            self._metrics.report(after[1])
+        return after
 
     def notes(self) -> Sequence[str]:
         """Lines that tell the user how owners are run, where that was not fixed before."""

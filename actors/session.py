@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from fedray import data
 from fedray.actors.cohort import RayCohort
 from fedray.actors.key_holder import RayKeyHolder
 from fedray.actors.pooled_cohort import PooledCohort
-from fedray.actors.resources import require
+from fedray.actors.resources import named, require, server_options
 from fedray.actors.server import RemoteServer
 from fedray.build import OpensCohort, open_federation
 from fedray.config import Experiment
@@ -131,6 +132,8 @@ class RayServer:
         state: what to begin from; None for the beginning.
         run: names the run in owners' ledgers; kept in ``state_dir`` when left out.
         timeline: where Ray's timeline is left when the server is let go; nowhere when left out.
+        label: what the run is called in metrics and in Ray's dashboard.
+        is_restart: whether it takes the place of a server that was lost.
 
     Raises:
         ResourcesError: the cluster lacks something, or actors did not start in time.
@@ -143,7 +146,10 @@ class RayServer:
         state_dir: Path,
         state: ServerState | None = None,
         run: str | None = None,
+        *,
         timeline: Path | None = None,
+        label: str = "run",
+        is_restart: bool = False,
     ) -> None:
         cpus = ray.cluster_resources().get("CPU", 1.0)
         require(experiment, data.owner_names(experiment.data), cpus)
@@ -153,9 +159,10 @@ class RayServer:
         self._experiment = experiment
         self._timeline = timeline
         self._begun: Any = None
-        self._server: Any = RemoteServer.options(
-            num_cpus=experiment.resources.server_cpus, max_restarts=0, max_task_retries=0
-        ).remote(opens)
+        options = {**server_options(experiment), **named("server", f"{label} {secrets.token_hex(2)}")}
+        self._server: Any = RemoteServer.options(**options, max_restarts=0, max_task_retries=0).remote(
+            opens, label, is_restart
+        )
         try:
             timeout_s = 2 * experiment.resources.start_timeout_s
             self.population: Population = _get(self._server.start.remote(state), timeout_s)

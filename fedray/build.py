@@ -22,6 +22,7 @@ from fedray.config import Experiment
 from fedray.config.privacy import ExamplePrivacy, NoPrivacy, OwnerLevel
 from fedray.errors import ConfigError, DataError, FedrayError, ModelError
 from fedray.federation import Federation
+from fedray.files import put
 from fedray.guarding import (
     Guard,
     account_of,
@@ -272,8 +273,11 @@ def run_id(state_dir: Path) -> str:
     """Names a run in owners' ledgers: random, and kept for when the run is resumed."""
     path = state_dir / _RUN
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(secrets.token_hex(8))
-        partial.replace(path)
+        keep_run_id(state_dir, secrets.token_hex(8))
     return path.read_text()
+
+
+def keep_run_id(state_dir: Path, run: str) -> None:
+    """Keep what a run is called in owners' ledgers."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    put(state_dir / _RUN, run.encode())

@@ -12,14 +12,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-from pyarrow import fs
-
 from fedray.config import Experiment
 from fedray.config.privacy import NoPrivacy, OwnerLevel
-from fedray.errors import ConfigError, RecordsError, RunDirectoryError, RunError
+from fedray.errors import RecordsError, RunDirectoryError, RunError
 from fedray.federation import ServerState
-from fedray.files import put
+from fedray.folders import Folder
 from fedray.records import record_from_json, record_to_json
 from fedray.states import pack, unpack
 from fedray.values import RoundRecord
@@ -60,8 +57,8 @@ class CheckpointStore:
         self._metric, self._is_more_better = str(experiment.search.metric), experiment.search.mode == "max"
         self._is_durable = not isinstance(experiment.privacy, NoPrivacy)
         self._is_newest_only = isinstance(experiment.privacy, OwnerLevel)
-        self._files, self._folder = _opened(self._rule.path or str((directory / FOLDER).absolute()))
-        self.rounds = self._found()
+        self._folder = Folder(self._rule.path or str((directory / FOLDER).absolute()))
+        self.rounds = {int(match[1]) for name in self._folder.names() if (match := _NAME.fullmatch(name))}
         self._scores: dict[int, float] = {}
 
     def write(self, state: ServerState, record: RoundRecord) -> None:
@@ -71,11 +68,12 @@ class CheckpointStore:
             RunError: it cannot be written.
         """
         try:
-            self._put(_name(state.round), pack(state, record_to_json(record)))
+            data = pack(state, record_to_json(record))
+            self._folder.write(_name(state.round), data, is_durable=self._is_durable)
             self.rounds.add(state.round)
             self._scores[state.round] = self._score(record)
             for round in self.rounds - self._kept():
-                self._files.delete_file(f"{self._folder}/{_name(round)}")
+                self._folder.delete(_name(round))
                 self.rounds.discard(round)
         except OSError as error:
             raise RunError(
@@ -132,14 +130,12 @@ class CheckpointStore:
         Raises:
             RecordsError: it is damaged, or not there.
         """
-        path = f"{self._folder}/{_name(round)}"
         try:
-            with self._files.open_input_stream(path) as file:
-                state, note = unpack(file.read())
+            state, note = unpack(self._folder.read(_name(round)))
             return Checkpoint(state, record_from_json(note))
         except (OSError, RecordsError) as error:
             raise RecordsError(
-                f"{path} cannot be read: {str(error).splitlines()[0]}",
+                f"{self._folder}/{_name(round)} cannot be read: {str(error).splitlines()[0]}",
                 "a whole checkpoint",
                 "restore it from a copy; noise that nobody accounted for would be released from an older one"
                 if self._is_newest_only
@@ -165,39 +161,6 @@ class CheckpointStore:
 
     def _score(self, record: RoundRecord) -> float:
         return record.evaluation.get(self._metric, math.nan)
-
-    def _found(self) -> set[int]:
-        try:
-            found = self._files.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
-        except OSError as error:
-            raise _unfit(self._folder, error) from error
-        return {int(match[1]) for one in found if (match := _NAME.fullmatch(one.base_name))}
-
-    def _put(self, name: str, data: bytes) -> None:
-        path = f"{self._folder}/{name}"
-        self._files.create_dir(self._folder, recursive=True)
-        if isinstance(self._files, fs.LocalFileSystem):
-            put(Path(path), data, is_durable=self._is_durable)
-            return
-        with self._files.open_output_stream(f"{path}.partial") as file:
-            file.write(data)
-        self._files.move(f"{path}.partial", path)
-
-
-def _opened(place: str) -> tuple[fs.FileSystem, str]:
-    try:
-        files, folder = fs.FileSystem.from_uri(place)
-        return files, folder.rstrip("/")
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unfit(place, error) from error
-
-
-def _unfit(place: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"checkpoints.path {place!r}: {str(error).splitlines()[0]}",
-        "an absolute folder, or a URI that pyarrow knows, such as s3://bucket/run or gs://bucket/run",
-        "correct the path, or leave it out to keep checkpoints in the run directory",
-    )
 
 
 def _name(round: int) -> str:

@@ -14,8 +14,9 @@ from fedray.federation import ServerState
 from fedray.pooling import cohort_here
 from fedray.privacy.ledger_file import LedgerFile
 from fedray.restarting import Federating
-from fedray.rounds import After, federate
+from fedray.rounds import After
 from fedray.run_directory import OWNERS, TIMELINE
+from fedray.scheduling import rounds_of
 
 
 class InProcessServer:
@@ -26,7 +27,7 @@ class InProcessServer:
     ) -> None:
         ledger = LedgerFile(state_dir / "ledger.jsonl", "process")
         self.federation = open_federation(experiment, cohort_here(experiment), state_dir, ledgers=ledger, run=run)
-        self._rounds = federate(self.federation, state)
+        self._rounds = rounds_of(experiment)(self.federation, state)
 
     def advance(self) -> After | None:
         return next(self._rounds, None)
@@ -58,19 +59,21 @@ class Here:
         return InProcessServer(self.experiment, state_dir, state, run_of(self.experiment, state_dir))
 
 
-@dataclass(frozen=True)
+@dataclass
 class OnRay:
     """Where a run's processes live: in Ray, on a cluster or on this machine.
 
     Attributes:
         address: of a cluster; None for this machine.
         timeline: whether Ray's timeline is left in the run directory.
+        n_opened: how often the federation was started.
     """
 
     experiment: Experiment
     directory: Path
     address: str | None
     timeline: bool
+    n_opened: int = 0
 
     def session(self) -> AbstractContextManager[None]:
         """Start Ray, or connect to it."""
@@ -88,7 +91,16 @@ class OnRay:
 
         state_dir = self.directory.absolute() / OWNERS
         timeline = self.directory / TIMELINE if self.timeline else None
-        return RayServer(self.experiment, state_dir, state, run_of(self.experiment, state_dir), timeline)
+        self.n_opened += 1
+        return RayServer(
+            self.experiment,
+            state_dir,
+            state,
+            run_of(self.experiment, state_dir),
+            timeline=timeline,
+            label=self.directory.name,
+            is_restart=self.n_opened > 1,
+        )
 
 
 def run_of(experiment: Experiment, state_dir: Path) -> str | None:

@@ -13,16 +13,18 @@ from torch import nn
 
 from fedray.build import check
 from fedray.checkpoints import Checkpoint, CheckpointStore
-from fedray.config import Experiment, as_yaml, load
+from fedray.config import Experiment, load
 from fedray.errors import ConfigError, RunDirectoryError, ServerLost
 from fedray.federation import ServerState
 from fedray.making import make_module, state_dict
+from fedray.mirror import restored
 from fedray.places import Here, OnRay
-from fedray.records import PARQUET, STREAM, RecordWriter, Status, read_run
+from fedray.records import PARQUET, STREAM, Status, read_run
 from fedray.restarting import Restarting
 from fedray.rounds import After, goes_on
 from fedray.run_directory import EXPERIMENT, MODEL, held, new_directory
 from fedray.values import RoundRecord
+from fedray.writing import RunWriter
 
 
 class Run:
@@ -52,7 +54,6 @@ class Run:
         self.directory = directory
         self.notes: list[str] = []
         self.before: Sequence[RoundRecord] = ()
-        self._n_done = 0
         self.rounds_s: list[float] = []
         self.records_s: list[float] = []
         self._place = place
@@ -68,10 +69,10 @@ class Run:
             store, newest = self._begun(stack)
             if newest is not None and not goes_on(self.experiment, newest.state):
                 self._end(newest.state)
-                RecordWriter(self.directory, self.experiment, self.before).close(_ended(newest.state))
+                RunWriter(self.experiment, self.directory, store, self.before).close(_ended(newest.state))
                 return
             stack.enter_context(self._place.session())
-            yield from self._rounds(store, newest, stack)
+            yield from self._rounds(store, newest.state if newest else None, stack)
 
     def _begun(self, stack: ExitStack) -> tuple[CheckpointStore, Checkpoint | None]:
         """The run's directory, held by this process alone, and where it goes on."""
@@ -86,23 +87,22 @@ class Run:
         self.before = rounds_until(self.directory, newest, store)
         return store, newest
 
-    def _rounds(self, store: CheckpointStore, newest: Checkpoint | None, stack: ExitStack) -> Iterator[RoundRecord]:
+    def _rounds(self, store: CheckpointStore, state: ServerState | None, stack: ExitStack) -> Iterator[RoundRecord]:
         status: Status = "failed"
-        state = newest.state if newest else None
-        server = Restarting(self._place.open, state, self.experiment.faults.server_restarts, self._note_loss)
+        restarts = self.experiment.faults.server_restarts
+        server = Restarting(self._place.open, state, restarts, lambda lost: self._note_loss(writer, lost))
         stack.enter_context(closing(server))
-        (self.directory / EXPERIMENT).write_text(as_yaml(self.experiment))
-        writer = RecordWriter(self.directory, self.experiment, self.before if self._is_resumed else None)
+        writer = RunWriter(self.experiment, self.directory, store, self.before if self._is_resumed else None)
         stack.callback(lambda: writer.close(status))
         try:
             self.notes += [f"goes on after round {state.round}"] if state else []
             self.notes += server.notes()
             ended = time.perf_counter()
             while (after := server.advance()) is not None:
-                state, record = after
+                state = after[0]
                 server.begin()
-                ended, self._n_done = self._write(store, writer, after, ended), state.round
-                yield record
+                ended = self._write(writer, after, ended)
+                yield after[1]
             assert state is not None, "an experiment has a round"
             self._end(state)
             status = _ended(state)
@@ -110,17 +110,17 @@ class Run:
             status = "interrupted"
             raise
 
-    def _note_loss(self, lost: ServerLost) -> None:
-        self.notes.append(f"{lost.found}; it is started again after round {self._n_done}")
+    def _note_loss(self, writer: RunWriter, lost: ServerLost) -> None:
+        writer.events.write("server lost", round=writer.round, reason=lost.found)
+        self.notes.append(f"{lost.found}; it is started again after round {writer.round}")
 
     def _end(self, state: ServerState) -> None:
         save_file(state_dict(self.experiment, state.vector), self.directory / MODEL)
 
-    def _write(self, store: CheckpointStore, writer: RecordWriter, after: After, before: float) -> float:
-        """Write checkpoint and record, in this order, and how long that took since the one before; when it was done."""
+    def _write(self, writer: RunWriter, after: After, before: float) -> float:
+        """Write a round, and how long that took since the one before; when it was done."""
         started = time.perf_counter()
-        store.write(*after)
-        writer.write(after[1])
+        writer.write(after)
         ended = time.perf_counter()
         self.rounds_s.append(ended - before)
         self.records_s.append(ended - started)
@@ -162,7 +162,8 @@ def resume(
     round that is done again is charged again.
 
     Args:
-        directory: of the run.
+        directory: of the run; or the place of its checkpoints, where they are kept elsewhere: the run directory is then
+            made again where it was, if it is gone.
         in_process, address, timeline: as for ``run``; they need not be the same as before.
 
     Raises:
@@ -171,9 +172,7 @@ def resume(
     """
     target = Path(directory)
     if not (target / EXPERIMENT).is_file():
-        raise RunDirectoryError(
-            f"no {EXPERIMENT} in {target}", "the directory of a run that was cut off", "check the path"
-        )
+        target = restored(str(directory) if "://" in str(directory) else str(target.absolute()))
     if (target / MODEL).is_file() and (target / PARQUET).is_file():
         raise RunDirectoryError(f"the run in {target} is complete", "one that was cut off", "begin a new run")
     experiment = load(target / EXPERIMENT)

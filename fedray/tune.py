@@ -1,32 +1,28 @@
 """Compare experiments with Ray Tune: every trial is a federation inside its own placement group.
 
-The trial's process is the server; its owners are actors in the group's other bundles. So trials hold all that they
-need or wait, and can neither deadlock nor starve. Every round is reported and checkpointed: a driver that was killed
-goes on where it was. Under random stopping the number of trials is drawn once; Tune keeps it with its own state.
+So trials hold all that they need or wait, and can neither deadlock nor starve. A driver that was killed goes on where
+it was. Under random stopping the number of trials is drawn once; Tune keeps it with its own state.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ray import tune
-from ray.tune import Checkpoint
 
 from fedray import data
-from fedray.actors.resources import owner_cpus, owner_demand, pool_demands, require
-from fedray.actors.session import ray_cohort, ray_key_holder, ray_session
-from fedray.build import check, open_federation
-from fedray.config import Experiment, Placement
-from fedray.config.cluster import Pooled
+from fedray.actors.resources import require
+from fedray.actors.session import ray_session
+from fedray.build import check
+from fedray.config import Experiment
 from fedray.config.learning import EveryOwner
 from fedray.config.loading import Raw, as_raw, override, plain, read_yaml
 from fedray.config.privacy import ExamplePrivacy, NoPrivacy, OwnerPrivacy
@@ -35,16 +31,11 @@ from fedray.config.search import RandomStopping as RandomDraws
 from fedray.config.space import Range, Space, separate
 from fedray.errors import ConfigError, RunDirectoryError, RunError
 from fedray.privacy.tuning import RandomStopping
-from fedray.records import PARQUET, RunRecords, Status, find_runs, header, read_run, write_parquet
-from fedray.rounds import federate
+from fedray.records import RunRecords, Status, find_runs, read_run, write_parquet
 from fedray.run_directory import new_directory
-from fedray.states import load_state, save_state
-from fedray.values import RoundRecord
+from fedray.trials import OWNERS_CPUS, storage_node, trainable
 
-STATE = "state.safetensors"
 TRIALS = "trials"
-LEDGERS = "ledgers"
-"""Folder of a comparison: the ledgers, over all trials, of owners that have opened none on their machine."""
 _TUNE = "tune"
 _SPACE = "compare.yaml"
 _SETTINGS = {
@@ -54,12 +45,8 @@ _SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
 """Tune's switches: our own progress and records, Ctrl-C ends a comparison, and not every round is evaluated."""
-_SERVER_CPUS = 0.01
-"""Never nothing: Ray drops an empty head bundle, and then mistakes the first owner's node for the server's."""
 _COSTLY = ("privacy", "rounds", "cohort", "data", "evaluation", "metrics", "protection")
 """Settings that what a trial costs hangs on, with those of ``_costly``."""
-_OWNERS_CPUS = 1.0 - _SERVER_CPUS
-"""What a trial's owners share where the experiment says ``auto``: one trial a processor."""
 
 Watch = Callable[[str, Mapping[str, Any], Mapping[str, Any] | None], None]
 """Called with a trial's name, its settings and its newest round's figures; these are None when the trial has ended."""
@@ -130,8 +117,8 @@ def compare(
         stack.enter_context(ray_session(address))
         for point in experiments:
             names = data.owner_names(point.data)
-            require(point, names, _OWNERS_CPUS)
-        tuner = _restored(target, found) if resume else _tuner(target, found, experiments[0])
+            require(point, names, OWNERS_CPUS)
+        tuner = _restored(target, found, experiments[0]) if resume else _tuner(target, found, experiments[0])
         if not resume:
             (target / _SPACE).write_text(yaml.safe_dump(plain(_described(found)), sort_keys=False))
         token = _watching.set(watch or _nobody)
@@ -199,63 +186,11 @@ def _described(space: Space) -> Raw:
     return override(space.base, {**grids, **ranges})
 
 
-def _trial(config: dict[str, Any], *, space: Space, accounts: Path) -> None:
-    """One federation, from its start or from the trial's last checkpoint."""
-    experiment = space.at({key: _plain(value) for key, value in config.items()})
-    checkpoint = tune.get_checkpoint()
-    state, records = None, header(experiment)
-    if checkpoint is not None:
-        with checkpoint.as_directory() as kept:
-            state, records = load_state(Path(kept) / STATE), read_run(Path(kept))
-    state_dir = accounts / tune.get_context().get_trial_id()
-    opens_cohort = ray_cohort(experiment, cpus=_OWNERS_CPUS)
-    federation = open_federation(
-        experiment, opens_cohort, state_dir, ray_key_holder(experiment), ledgers=accounts.parent / LEDGERS
-    )
-    try:
-        for after, record in federate(federation, state):
-            records = replace(records, rounds=(*records.rounds, record))
-            if record.round == experiment.rounds:
-                records = replace(records, status="complete")
-            if after.is_exhausted:
-                records = replace(records, status="exhausted")
-            with tempfile.TemporaryDirectory() as folder:
-                save_state(Path(folder) / STATE, after)
-                write_parquet(Path(folder) / PARQUET, records)
-                tune.report(_reported(record), checkpoint=Checkpoint.from_directory(folder))
-    finally:
-        federation.cohort.close()
-
-
-def _reported(record: RoundRecord) -> dict[str, Any]:
-    """What schedulers and searchers see."""
-    return {"round": record.round, "epsilon": record.epsilon, **record.evaluation}
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
-
-
-def _bundles(config: dict[str, Any], *, space: Space) -> tune.PlacementGroupFactory:
-    """The trial's server and each of its owners, every one with its node's labels and resources, or its pools."""
-    experiment = space.at({key: _plain(value) for key, value in config.items()})
-    server = {"CPU": experiment.resources.server_cpus or _SERVER_CPUS}
-    if isinstance(experiment.simulation, Pooled):
-        return tune.PlacementGroupFactory([server, *pool_demands(experiment, _OWNERS_CPUS)])
-    names = data.owner_names(experiment.data)
-    share = owner_cpus(experiment, len(names), _OWNERS_CPUS)
-    owners = [owner_demand(experiment, name, share) for name in names]
-    labels = [dict(experiment.placement.get(name, Placement()).labels) for name in names]
-    if any(labels):
-        return tune.PlacementGroupFactory([server, *owners], bundle_label_selector=[{}, *labels])
-    return tune.PlacementGroupFactory([server, *owners])
-
-
 def _tuner(target: Path, space: Space, example: Experiment) -> tune.Tuner:
     search = example.search
     spread_out = tune.choice if isinstance(search.draws, RandomDraws) else tune.grid_search
     return tune.Tuner(
-        _trainable(target, space),
+        _trainable(target, space, example),
         param_space={
             **{key: spread_out(list(values)) for key, values in space.grids.items()},
             **{key: _domain(spread) for key, spread in space.ranges.items()},
@@ -272,7 +207,8 @@ def _tuner(target: Path, space: Space, example: Experiment) -> tune.Tuner:
         ),
         run_config=tune.RunConfig(
             name=_TUNE,
-            storage_path=str(target.absolute()),
+            storage_path=_storage(target, example),
+            failure_config=tune.FailureConfig(max_failures=example.faults.server_restarts),
             verbose=0,
             callbacks=[_Watcher()],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
@@ -298,29 +234,34 @@ def _samples(search: Search) -> int:
     return drawn
 
 
-def _trainable(target: Path, space: Space) -> Any:
-    trial = partial(_trial, space=space, accounts=target.absolute() / "accounts")
-    return tune.with_resources(_named(trial), partial(_bundles, space=space))
+def _trainable(target: Path, space: Space, example: Experiment) -> Any:
+    accounts = target.absolute() / "accounts"
+    return trainable(space, accounts, secrets.token_hex(4), storage_node(example))
 
 
-def _named(trial: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    def federation(config: dict[str, Any]) -> None:
-        trial(config)
-
-    return federation
+def _storage(target: Path, example: Experiment) -> str:
+    """Where Tune keeps its trials."""
+    return example.checkpoints.path or str(target.absolute())
 
 
-def _restored(target: Path, space: Space) -> tune.Tuner:
+def _restored(target: Path, space: Space, example: Experiment) -> tune.Tuner:
+    kept = f"{_storage(target, example)}/{_TUNE}"
+    if not tune.Tuner.can_restore(kept):
+        raise RunDirectoryError(
+            f"nothing to resume in {target}",
+            "the directory of a comparison that was cut off",
+            "check the path",
+        )
     return tune.Tuner.restore(
-        str(target.absolute() / _TUNE),
-        trainable=_trainable(target, space),
+        kept,
+        trainable=_trainable(target, space, example),
         resume_unfinished=True,
         resume_errored=True,
     )
 
 
 def _resumed(directory: str | Path | None) -> Path:
-    if directory is None or not tune.Tuner.can_restore(str(Path(directory).absolute() / _TUNE)):
+    if directory is None or not (Path(directory) / _SPACE).is_file():
         raise RunDirectoryError(
             f"nothing to resume in {directory}",
             "the directory of a comparison that was cut off",

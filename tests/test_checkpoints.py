@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
@@ -41,8 +41,8 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> RoundRecord:
     return found
 
 
-def store(folder: Path, **settings: Any) -> CheckpointStore:
-    return CheckpointStore(validated({**SMALL, **settings}), folder)
+def store(folder: Path, **changes: Any) -> CheckpointStore:
+    return CheckpointStore(validated({**SMALL, **changes}), folder)
 
 
 def state(round: int) -> ServerState:
@@ -68,6 +68,7 @@ def test_the_newest_comes_back_as_it_was(tmp_path: Path, record: RoundRecord) ->
     assert store(tmp_path / "elsewhere").newest() is None
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     n_rounds=st.integers(1, 12),
     last=st.integers(1, 4),
@@ -195,7 +196,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, record: RoundRecord, mon
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fedray.checkpoints.put", full)
+    monkeypatch.setattr("fedray.folders.put", full)
     with pytest.raises(RunError, match=r"round 1 cannot be written.*No space left"):
         write(store(tmp_path), record, 1)
 
@@ -214,7 +215,7 @@ def test_another_file_system_holds_them_too(tmp_path: Path, record: RoundRecord)
     assert not (tmp_path / "run").exists()
 
     target = store(tmp_path / "other", checkpoints={"path": str(tmp_path / "remote")})
-    target._files = fs.SubTreeFileSystem("/", fs.LocalFileSystem())
+    target._folder._files = fs.SubTreeFileSystem("/", fs.LocalFileSystem())
     write(target, record, 3)
     assert rounds_in(tmp_path / "remote") == [2, 3]
     found = store(tmp_path / "other", checkpoints={"path": str(tmp_path / "remote")}).newest()

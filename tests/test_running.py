@@ -71,7 +71,13 @@ def test_a_run_leaves_records_experiment_and_model(protection: str, tmp_path: Pa
     raw = {**RAW, "protection": protection}
     records = _run(raw, tmp_path / "run")
     kept = {path.name for path in (tmp_path / "run").iterdir()}
-    assert kept - {"owners"} == {"experiment.yaml", "model.safetensors", "rounds.parquet", "checkpoints"}
+    assert kept - {"owners"} == {
+        "experiment.yaml",
+        "model.safetensors",
+        "rounds.parquet",
+        "checkpoints",
+        "events.jsonl",
+    }
     assert ("owners" in kept) == (protection == "masked")
     found = read_run(tmp_path / "run")
     assert found.rounds == tuple(records)

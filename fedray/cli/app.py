@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fedray.cli.audit_privacy import audit_privacy
 from fedray.cli.cluster import app as cluster
+from fedray.cli.doctor import doctor
 from fedray.cli.export import export
 from fedray.cli.ledger import app as ledger
 from fedray.cli.screen import (
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(ledger, name="ledger")
 app.add_typer(cluster, name="cluster")
 app.command()(audit_privacy)
+app.command()(doctor)
 app.command()(export)
 
 ExperimentFile = Annotated[Path | None, typer.Argument(help="An experiment in YAML.", metavar="EXPERIMENT.yaml")]
@@ -67,7 +69,10 @@ def run(
     set_: Settings = [],  # noqa: B006  # typer reads the default and never changes it
     out: Directory = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with a run that was cut off, instead.")
+        str | None,
+        typer.Option(
+            metavar="RUN_DIR", help="Go on with a run that was cut off, instead; its directory, or checkpoints.path."
+        ),
     ] = None,
     in_process: Annotated[
         bool,
@@ -241,7 +246,7 @@ def schema() -> None:
     print(json_schema())
 
 
-def _require_one(experiment: Path | None, resume: Path | None) -> None:
+def _require_one(experiment: Path | None, resume: Path | str | None) -> None:
     if (experiment is None) == (resume is None):
         raise typer.BadParameter("give an EXPERIMENT.yaml or --resume DIR, one of them")
 
