@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -204,21 +204,29 @@ def rounds_until(directory: Path, newest: Checkpoint | None, store: CheckpointSt
     return [*kept, newest.record] if newest else []
 
 
-def load_model(experiment: Experiment, directory: str | Path) -> nn.Module:
-    """The trained module of a finished run.
+def load_model(experiment: Experiment, directory: str | Path, *, round: int | None = None) -> nn.Module:
+    """The trained module of a finished run, or what it was after a round whose checkpoint was kept.
 
     Raises:
         ConfigError: the experiment has a task of its own instead of a model.
         RunDirectoryError: the directory holds no model.
+        RecordsError: the round has no checkpoint that can be read.
     """
     if experiment.task is not None:
         raise ConfigError(
             "a run with a task of its own", "a run with a model", f"read the array 'vector' in {MODEL} yourself"
         )
-    path = Path(directory) / MODEL
-    if not path.is_file():
-        raise RunDirectoryError(f"no {MODEL} in {directory}", "the directory of a completed run", "check the path")
     module = make_module(experiment)
     with torch.no_grad():
-        module.load_state_dict(load_file(path))
+        module.load_state_dict(_tensors(experiment, Path(directory), round))
     return module.eval()
+
+
+def _tensors(experiment: Experiment, directory: Path, round: int | None) -> Mapping[str, torch.Tensor]:
+    if round is not None:
+        return state_dict(experiment, CheckpointStore(experiment, directory).read(round).state.vector)
+    path = directory / MODEL
+    if not path.is_file():
+        raise RunDirectoryError(f"no {MODEL} in {directory}", "the directory of a completed run", "check the path")
+    tensors: Mapping[str, torch.Tensor] = load_file(path)
+    return tensors

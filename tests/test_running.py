@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import fedray
 from fedray import data
 from fedray.config import Experiment, load, validated
-from fedray.errors import ConfigError, ModelError, RunDirectoryError
+from fedray.errors import ConfigError, ModelError, RecordsError, RunDirectoryError
 from fedray.privacy.ledger import Ledger
 from fedray.privacy.ledger_file import LedgerFile, ledger_path
 from fedray.records import read_run
@@ -225,6 +225,17 @@ def test_the_servers_own_test_set_is_evaluated_there(tmp_path: Path) -> None:
 def test_no_model_to_load_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"no model\.safetensors"):
         fedray.load_model(Experiment.model_validate(RAW), tmp_path)
+
+
+def test_the_model_of_a_round_that_was_kept(tmp_path: Path) -> None:
+    raw = {**RAW, "rounds": 4, "checkpoints": {"last": 1, "every": 2}}
+    records = _run(raw, tmp_path / "run")
+    experiment = Experiment.model_validate(raw)
+    for round in (2, 4):
+        found = Layout(fedray.load_model(experiment, tmp_path / "run", round=round)).read()
+        assert sha256(found) == records[round - 1].parameters_sha256
+    with pytest.raises(RecordsError, match="round-000003"):
+        fedray.load_model(experiment, tmp_path / "run", round=3)
 
 
 # The user's own parts -----------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_without_the_option_there_is_no_profile(tmp_path: Path) -> None:
 
 def test_notes_on_how_owners_are_run_come_before_the_first_round(tmp_path: Path) -> None:
     federation = run(Experiment.model_validate({**SMALL, "simulation": "pooled"}), tmp_path / "run", in_process=True)
-    assert federation.notes == ()
+    assert not federation.notes
     list(federation)
     assert len(federation.notes) == 1, "three owners are too few to measure anything, so that it is the same again"
     shown = fedray_run(tmp_path, simulation="pooled", rounds=1).splitlines()
