@@ -1,4 +1,4 @@
-"""The command line: ``fedray run|compare|report|audit|audit-privacy|ledger|enrol|datasets|schema``.
+"""The command line: ``fedray run|compare|report|export|audit|audit-privacy|ledger|enrol|datasets|schema``.
 
 Exit codes: 0 done; 1 an unexpected error, or a promise that an audit found broken; 2 wrong usage or configuration;
 3 data; 4 model; 5 resources; 6 run directory; 7 records; 8 a run that could not go on; 130 interrupted.
