@@ -21,7 +21,7 @@ def put(path: Path, data: bytes, *, is_durable: bool = False) -> None:
         if is_durable:
             file.flush()
             os.fsync(file.fileno())
-    partial.replace(path)
+    os.replace(partial, path)
     if is_durable:
         _sync(path.parent)
 

@@ -16,6 +16,7 @@ import numpy as np
 from fedray import data
 from fedray.config import Experiment
 from fedray.config import learning as config
+from fedray.config.cluster import Pooled
 from fedray.config.privacy import DistributedPrivacy, LocalPrivacy, OwnerLevel
 from fedray.errors import ConfigError, ProtocolError
 from fedray.protection.encoding import Encoding
@@ -23,7 +24,7 @@ from fedray.protection.fixed_point import WEIGHT_BOUND, FixedPoint, power_of_two
 from fedray.protection.homomorphic.parameters import choose
 from fedray.protection.identity import Identity, Trust, key_file
 from fedray.protection.journal import Journal
-from fedray.protection.masked.graph import Rules
+from fedray.protection.masked.graph import FULL_UP_TO, Rules
 from fedray.protection.masked.owner import MaskedSealer
 from fedray.protection.masked.server import MaskedProtection
 from fedray.protection.plain import PlainProtection, PlainSealer
@@ -88,7 +89,8 @@ def make_sealer(experiment: Experiment, name: str, n_values: int, state_dir: Pat
         return PlainSealer(_encoding(experiment, n_values), experiment.seed)
     trust = Trust(_enrolled(section))
     identity = _identity(trust, name, state_dir)
-    journal = Journal(state_dir / "sealed_rounds.json")
+    is_simulated = isinstance(experiment.simulation, Pooled)
+    journal = Journal(state_dir / "sealed_rounds.json", is_durable=not is_simulated)
     if isinstance(section, config.Masked):
         encoding, rules = _encoding(experiment, n_values), _rules(experiment, section)
         return MaskedSealer(name, identity, trust, rules, encoding, experiment.seed, journal)
@@ -108,6 +110,8 @@ def check_protection(experiment: Experiment, names: Sequence[str]) -> None:
         ConfigError: too few owners, a party that is not enrolled, or sums that do not fit.
     """
     _check_owners(experiment, names)
+    if isinstance(experiment.protection, config.Masked):
+        _check_over_selection(experiment, experiment.protection, len(names))
     fixed_point = fixed_point_of(experiment, n_values=1)
     if isinstance(experiment.protection, config.Ckks | config.Bfv):
         choose(experiment.protection.name, fixed_point)
@@ -125,7 +129,7 @@ def _check_owners(experiment: Experiment, names: Sequence[str]) -> None:
     if config.KEY_HOLDER in names:
         raise ConfigError(f"an owner named {config.KEY_HOLDER!r}", "another name", "rename its file or column value")
     fewest = _rules(experiment, section).min_owners if isinstance(section, config.Masked) else section.min_owners
-    most = experiment.most_in_a_round(len(names))
+    most = experiment.most_in_a_sum(len(names))
     if isinstance(experiment.strategy, config.FedAvg):  # it has no use for what slow owners manage
         most = round(most * (1 - experiment.stragglers.fraction))
     if most < fewest:
@@ -140,6 +144,26 @@ def _check_owners(experiment: Experiment, names: Sequence[str]) -> None:
             f"protection.identities without {', '.join(missing[:5])}",
             "a public key for every party, or for none",
             "run fedray enrol NAME at each, and list what it prints",
+        )
+
+
+def _check_over_selection(experiment: Experiment, section: config.Masked, n_owners: int) -> None:
+    """Find out whether a masked sum can be opened without the owners that over-selection leaves out of every round.
+
+    Raises:
+        ConfigError: too few would be left.
+    """
+    n_asked, n_left = experiment.most_in_a_round(n_owners), experiment.most_in_a_sum(n_owners)
+    graph = _rules(experiment, section).graph(b"", 1, [str(number) for number in range(n_asked)])
+    is_full = graph.degree >= n_asked - 1
+    share = (n_asked - n_left) / n_asked
+    if (is_full and n_left < graph.threshold) or (not is_full and share > section.dropouts):
+        raise ConfigError(
+            f"{n_asked} owners asked and {n_left} in a sum under protection 'masked'",
+            f"at least {graph.threshold} of them"
+            if is_full
+            else f"at most {section.dropouts:.0%} left out, protection.dropouts, above {FULL_UP_TO} owners a round",
+            "lower cohort.over_select" + ("" if is_full else f", or raise protection.dropouts to {share:.2f}"),
         )
 
 

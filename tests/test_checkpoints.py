@@ -164,7 +164,7 @@ def test_a_writer_that_is_killed_leaves_the_one_before(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", killed)
+    monkeypatch.setattr(files.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         target.write(state(2), record)
     monkeypatch.undo()

@@ -92,7 +92,9 @@ class Divided:
         asked = set(names)
         yield from ((pool, [name for name in own if name in asked]) for pool, own in self._pools)
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterator[Sealed | Subtotal | Absent]:
+    def train(
+        self, vector: Vector, assignments: Sequence[Assignment], patience_s: float | None = None
+    ) -> Iterator[Sealed | Subtotal | Absent]:
         by_name = {one.owner: one for one in assignments}
         answers = [
             list(pool.train(vector, [by_name[name] for name in names])) for pool, names in self._divided(by_name)

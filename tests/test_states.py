@@ -92,13 +92,13 @@ def test_past_noise_is_readable_by_its_user_alone(tmp_path: Path, umask: int) ->
 def test_past_noise_is_at_no_time_readable_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither while it is written, nor where a writer that was killed has left a part."""
     modes: list[int] = []
-    replace = Path.replace
+    replace = os.replace
 
-    def watched(path: Path, target: Path) -> Path:
+    def watched(path: Path, target: Path) -> None:
         modes.append(stat.S_IMODE(path.stat().st_mode))
-        return replace(path, target)
+        replace(path, target)
 
-    monkeypatch.setattr(Path, "replace", watched)
+    monkeypatch.setattr(os, "replace", watched)
     (tmp_path / "s.partial").touch(0o644)
     save_state(tmp_path / "s", STATE)
     assert modes == [0o600]

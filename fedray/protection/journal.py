@@ -19,7 +19,6 @@ lie.
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -28,6 +27,7 @@ from pathlib import Path
 import msgspec
 
 from fedray.errors import ConfigError, ProtocolError
+from fedray.files import put
 from fedray.protection.wire import canonical
 
 KEPT = 16
@@ -60,13 +60,15 @@ class Journal:
 
     Args:
         path: where it is kept, in a folder that one owner has for one run; made when first used.
+        is_durable: whether it outlives a loss of power too; simulated owners do without, thousands on one disk.
 
     Raises:
         ConfigError: what is there cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_durable: bool = True) -> None:
         self._path = path
+        self._is_durable = is_durable
         self._read()
 
     def require_open(self, run: bytes, round: int) -> None:
@@ -134,16 +136,10 @@ class Journal:
             ) from error
 
     def _write(self, book: _Book, round: int, entry: _Sealed) -> None:
-        """In one step, and on the device before anything that was written down is done."""
+        """In one step, before anything that was written down is done."""
         rounds = {**book.rounds, round: entry}
         kept = _Book({number: rounds[number] for number in sorted(rounds)[-KEPT:]})
-        partial = self._path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            file.write(msgspec.json.encode(kept))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self._path)
-        _flush(self._path.parent)
+        put(self._path, msgspec.json.encode(kept), is_durable=self._is_durable)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -151,15 +147,6 @@ class Journal:
         with self._path.with_suffix(".lock").open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-
-def _flush(folder: Path) -> None:
-    """Have the device know the names in a folder."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _require_open(book: _Book, run: bytes, round: int) -> None:

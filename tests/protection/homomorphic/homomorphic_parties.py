@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -34,25 +38,20 @@ from fedray.protection.plain import PlainProtection, PlainSealer
 from fedray.values import Absent, Assignment, RoundPlan, Sealed, Total, Update, Work
 
 RUN = b"a run's 16 bytes"
+OTHER_RUN = b"another server's"
 TERMS = bytes(range(32))
 SEED = 7
 WEIGHT_BOUND = 1000
 SCHEMES: tuple[Scheme, ...] = ("bfv", "ckks")
 
 
-class Memory(Journal):
-    """A journal of rounds that is not kept."""
+class TemporaryJournal(Journal):
+    """A journal in a folder that goes when it does."""
 
     def __init__(self) -> None:
-        self._last_round = 0
-
-    def require_unused(self, round: int) -> None:
-        if round <= self._last_round:
-            raise ProtocolError(f"round {round} again", "a later one", "suspect a replay")
-
-    def use(self, round: int) -> None:
-        self.require_unused(round)
-        self._last_round = round
+        folder = mkdtemp(prefix="fedray-")
+        weakref.finalize(self, rmtree, folder)
+        super().__init__(Path(folder) / "journal.json")
 
 
 class Parties:
@@ -68,15 +67,25 @@ class Parties:
         self.parameters = choose(scheme, self.fixed_point)
         self.packing = Packing(self.parameters, self.fixed_point.length)
         self.min_owners = min_owners
-        self.key_holder = KeyHolderRole(
-            self.identities[KEY_HOLDER], self.trust(), self.parameters, self.fixed_point, min_owners, key_rounds
-        )
-        self.journals = {name: Memory() for name in self.names}
+        self.key_rounds = key_rounds
+        self.key_holder = self.opened_key_holder()
+        self.journals = {name: TemporaryJournal() for name in self.names}
         self.sealers = {name: self.sealer(name) for name in self.names}
         self.said: list[bytes] = []
 
     def trust(self) -> Trust:
         return Trust(self.enrolled)
+
+    def opened_key_holder(self) -> KeyHolderRole:
+        """A key holder as it starts."""
+        return KeyHolderRole(
+            self.identities[KEY_HOLDER],
+            self.trust(),
+            self.parameters,
+            self.fixed_point,
+            self.min_owners,
+            self.key_rounds,
+        )
 
     def sealer(self, name: str) -> HomomorphicSealer:
         """An owner as it starts; its journal outlives it."""
@@ -91,12 +100,12 @@ class Parties:
             self.journals[name],
         )
 
-    def protection(self, key_holder: Any = None) -> HomomorphicProtection:
+    def protection(self, key_holder: Any = None, run: bytes = RUN) -> HomomorphicProtection:
         return HomomorphicProtection(
             self.parameters,
             self.fixed_point,
             WEIGHT_BOUND,
-            RUN,
+            run,
             self.min_owners,
             key_holder or self.key_holder,
             self.trust(),
@@ -125,12 +134,12 @@ class Parties:
     def seal(self, name: str, round: int, update: Update) -> Sealed:
         return sealed_by(self.sealers[name], name, round, update)
 
-    def begin(self, round: int, names: Sequence[str] | None = None) -> bytes:
+    def begin(self, round: int, names: Sequence[str] | None = None, run: bytes = RUN) -> bytes:
         """What a server does before owners train; the key's digest."""
-        card = self.key_holder.answer(wire.encode(ContextAsked(RUN, round)))
+        card = self.key_holder.answer(wire.encode(ContextAsked(run, round)))
         key_id = wire.decode(card, Context).key_id
         for name in names or self.names:
-            self.sealers[name].answer(wire.encode(Prepare(RUN, round, key_id, card)))
+            self.sealers[name].answer(wire.encode(Prepare(run, round, key_id, card)))
         return key_id
 
     def plain_total(self, round: int, updates: Mapping[str, Update]) -> Total:
@@ -156,10 +165,11 @@ class Parties:
 class Cheat:
     """A server that has every contribution of a round, and may hand in what it likes."""
 
-    def __init__(self, parties: Parties, round: int = 1, seed: int = 0) -> None:
+    def __init__(self, parties: Parties, round: int = 1, seed: int = 0, run: bytes = RUN) -> None:
         self.parties = parties
         self.round = round
-        self.key_id = parties.begin(round)
+        self.run = run
+        self.key_id = parties.begin(round, run=run)
         self.updates = parties.updates(seed)
         self.sealed = {name: parties.seal(name, round, update) for name, update in self.updates.items()}
         self.words = {name: parties.words(one.payload) for name, one in self.sealed.items()}
@@ -175,7 +185,7 @@ class Cheat:
     def hand_in(self, words: np.ndarray, manifest: Sequence[Contribution] | None = None) -> Challenge:
         manifest = list(self.entries.values()) if manifest is None else list(manifest)
         payload = self.parties.packing.packed(words).tobytes()
-        message = wire.encode(SumSent(RUN, self.round, self.key_id, manifest, payload))
+        message = wire.encode(SumSent(self.run, self.round, self.key_id, manifest, payload))
         return wire.decode(self.parties.key_holder.answer(message), Challenge)
 
     def forms(self, challenge: Challenge, *names: str) -> np.ndarray:
@@ -188,7 +198,7 @@ class Cheat:
 
     def open(self, challenge: Challenge, forms: np.ndarray) -> np.ndarray:
         """The integers that the key holder gives out, if it does."""
-        message = wire.encode(Answers(RUN, self.round, challenge.attempt, probe.to_bytes(forms)))
+        message = wire.encode(Answers(self.run, self.round, challenge.attempt, probe.to_bytes(forms)))
         opened = wire.decode(self.parties.key_holder.answer(message), Opened)
         return np.frombuffer(opened.sums, dtype="<i4").astype(np.int64)
 

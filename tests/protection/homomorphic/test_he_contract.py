@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from contracts.protection import OWNERS, SEED, ExactContract, Harness, Opens, require_mean, updates
-from homomorphic_parties import Memory
+from homomorphic_parties import TemporaryJournal
 
 from fedray.config.learning import KEY_HOLDER
 from fedray.protection.fixed_point import FixedPoint
@@ -39,7 +39,9 @@ def opened(scheme: Scheme, fixed_point: FixedPoint, weight_bound: int, is_enroll
     parameters = choose(scheme, fixed_point)
     role = Counted(KeyHolderRole(identities[KEY_HOLDER], Trust(enrolled), parameters, fixed_point, 3, 2))
     sealers = {
-        name: HomomorphicSealer(name, identities[name], Trust(enrolled), parameters, fixed_point, SEED, 3, Memory())
+        name: HomomorphicSealer(
+            name, identities[name], Trust(enrolled), parameters, fixed_point, SEED, 3, TemporaryJournal()
+        )
         for name in OWNERS
     }
     protection = HomomorphicProtection(parameters, fixed_point, weight_bound, RUN, 3, role, Trust(enrolled))

@@ -105,7 +105,7 @@ class Toy:
         self.identities = {name: Identity() for name in self.names}
         self.enrolled = {name: one.public for name, one in self.identities.items()} if enrolled else {}
         self.sealers = {name: self.sealer(name) for name in self.names}
-        self.protection = MaskedProtection(self.rules, self.fixed_point, weight_bound, RUN, self.enrolled)
+        self.protection = self.server(RUN)
         draws = np.random.default_rng(n)
         self.updates = {
             name: Update(
@@ -122,6 +122,15 @@ class Toy:
         journal = Journal(self.folder / f"{name}.json")
         trust = Trust(self.enrolled)
         return MaskedSealer(name, self.identities[name], trust, self.rules, self.fixed_point, SEED, journal)
+
+    def server(self, run: bytes) -> MaskedProtection:
+        """The server's half, as it is after a start."""
+        return MaskedProtection(self.rules, self.fixed_point, self.weight_bound, run, self.enrolled)
+
+    def restart(self, run: bytes = OTHER_RUN, owners: Iterable[str] | None = None) -> None:
+        """Start the server anew, and these owners' processes; all when left out."""
+        self.protection = self.server(run)
+        self.sealers |= {name: self.sealer(name) for name in (self.names if owners is None else owners)}
 
     def ask(self, messages: Mapping[str, bytes]) -> dict[str, bytes | Absent]:
         answers: dict[str, bytes | Absent] = {}

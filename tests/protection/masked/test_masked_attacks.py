@@ -664,15 +664,6 @@ def test_terms_are_all_that_must_be_alike_and_no_more() -> None:
     assert own.terms(VECTOR) == own.terms(VECTOR.copy()) == own.terms(np.repeat(VECTOR, 2)[::2]) == base.terms(VECTOR)
 
 
-def test_a_round_is_sealed_once_whatever_the_server_calls_the_run(enrolled: Toy) -> None:
-    """The update of a round is the same in any run: two sums of it would differ by single updates."""
-    LyingServer(enrolled).at("signed")
-    for name in ALL:
-        enrolled.sealers[name] = enrolled.sealer(name)
-    with refused("again"):
-        LyingServer(enrolled, run=OTHER_RUN).at("signed")
-
-
 def test_a_peers_key_is_not_kept_before_its_signature_is_checked(toy: Toy) -> None:
     server = LyingServer(toy).at("shares")
     false = changed(server.keys[B], identity=Identity().public)

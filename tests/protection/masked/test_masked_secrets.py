@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import logging
 import pickle
@@ -12,8 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from masked_toys import RUN, LyingServer, Toy, read
+from masked_toys import RUN, LyingServer, Toy, read, terms
 
 from fedray.errors import ProtocolError
 from fedray.protection.masked.messages import Alive, Delivery, Invite, KeyList, Reveal
@@ -189,13 +191,17 @@ def test_a_round_that_is_closed_is_forgotten(tmp_path: Path) -> None:
     assert not toy.sealers[E]._rounds
 
 
-def test_what_is_on_disk_holds_numbers_of_rounds_only(tmp_path: Path) -> None:
+def test_what_is_on_disk_holds_numbers_and_digests_only(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
     LyingServer(toy).at("revealed")
     secrets = secrets_of(toy, A)
-    (journal,) = [path for path in tmp_path.iterdir() if path.name.startswith(A)]
-    require_hidden(journal.read_bytes(), secrets)
-    assert json.loads(journal.read_text()) == {"last_sealed_round": 1}
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(A)} == {f"{A}.json", f"{A}.lock"}
+    assert (tmp_path / f"{A}.lock").read_bytes() == b""
+    journal = (tmp_path / f"{A}.json").read_bytes()
+    require_hidden(journal, secrets)
+    owners = hashlib.sha256(msgspec.msgpack.encode([ALL])).hexdigest()
+    sealed = {"terms": terms(1).hex(), "n_steps": 1, "runs": [RUN.hex()], "opened_in": RUN.hex(), "owners": owners}
+    assert json.loads(journal) == {"rounds": {"1": sealed}}
 
 
 def test_the_servers_half_holds_no_secret(tmp_path: Path) -> None:
