@@ -5,22 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from fedray.actors.calls import GRACE_S, Calls, gone
 from fedray.actors.crew import Crew
+from fedray.actors.late import Late
 from fedray.actors.resources import owner_cpus
 from fedray.config import Experiment
 from fedray.errors import FedrayError, ResourcesError
 from fedray.owners import Owner
 from fedray.pools import most_first
-from fedray.values import Absent, Assignment, OwnerInfo, Part, Population, Sealed, Tally, Vector
+from fedray.values import Absent, Assignment, Kept, OwnerInfo, Part, Population, Sealed, Tally, Vector
 
 T = TypeVar("T")
-GRACE_S = 10.0
-"""How long past its deadline an owner's answer is waited for: it stops by itself, between two batches."""
+_BUSY = "it is still busy with an earlier round"
+_LOOK_S = 0.5
+"""How often it is looked whether those who are waited for are worth it."""
 
 
 class RayCohort:
@@ -48,80 +51,140 @@ class RayCohort:
         self._at_once = len(names) if share >= 1 or experiment.resources.owner_cpus != "auto" else max(1, int(cpus))
         self._deadline_s = experiment.deadline_s
         self._answer_timeout_s = experiment.resources.answer_timeout_s
-        self._late: dict[str, Any] = {}
+        self._wait_s = experiment.faults.wait_s
+        self._awaited = 0
         self._actors = Crew(openers, experiment, share)
+        self._late = Late(self._actors)
+        self._begun = Calls(self._late)
+        self._missed: list[Absent] = []
         try:
             self.population = Population.of(self._join(experiment.resources.start_timeout_s))
         except BaseException:
             self.close()
             raise
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
+    def train(
+        self, vector: Vector, assignments: Sequence[Assignment], patience_s: float | None = None
+    ) -> Iterable[Sealed | Absent]:
         """Ask as many at once as there are processors, most rows first; yield in the order of arrival.
 
-        Calls that a lost actor left are not repeated.
+        Calls that a lost actor left are not repeated. Where all are busy and there is a patience, one is waited for.
         """
+        round = max((one.plan.round for one in assignments), default=0)
+        there = self._present((one.owner for one in assignments), round)
+        yield from (gone(one, self._why_gone(one.owner)) for one in assignments if one.owner not in there)
+        assignments = [one for one in assignments if one.owner in there]
+        closes_at = time.monotonic() + (math.inf if patience_s is None else patience_s)
+        free, busy = self._by_freedom(assignments)
+        if busy and not free and patience_s is not None:
+            self._late.wait((one.owner for one in busy), patience_s)
+            free, busy = self._by_freedom(assignments)
+        yield from (gone(one, _BUSY) for one in busy)
         shared = ray.put(vector)
-        free = [assignment for assignment in assignments if not self._is_busy(assignment.owner)]
-        yield from (gone(one, "it is still busy with an earlier round") for one in assignments if one not in free)
         waiting = most_first(free, self.population)[::-1]
-        running: dict[Any, tuple[Assignment, float]] = {}
-        while waiting or running:
-            while waiting and len(running) < self._at_once:
-                assignment = waiting.pop()
-                ref = self._actors[assignment.owner].train.remote(shared, assignment)
-                running[ref] = (assignment, time.monotonic() + (self._deadline_s or math.inf) + GRACE_S)
-            patience = max(0.0, min(expires for _, expires in running.values()) - time.monotonic())
-            done, _ = ray.wait(list(running), timeout=None if math.isinf(patience) else patience)
-            for ref in done:
-                assignment, _ = running.pop(ref)
-                yield _answer(ref, assignment)
-            for ref, (assignment, expires) in list(running.items()):
-                if expires <= time.monotonic():
-                    del running[ref]
-                    self._late[assignment.owner] = ref
-                    yield gone(assignment, f"no answer within {self._deadline_s:g} s and {GRACE_S:g} s of grace")
+        calls = Calls(self._late, closes_at)
+        try:
+            while (waiting or calls) and time.monotonic() < closes_at:
+                while waiting and len(calls) < self._at_once:
+                    assignment = waiting.pop()
+                    call = self._actors[assignment.owner].train.remote(shared, assignment)
+                    calls.add(call, assignment, self._deadline_s)
+                yield from calls.answers()
+        finally:
+            calls.leave()
+
+    def begin(self, vector: Vector, assignment: Assignment) -> None:
+        owner = assignment.owner
+        if not self._present([owner], assignment.plan.round):
+            self._missed.append(gone(assignment, self._why_gone(owner)))
+        elif self._late.is_busy(owner):
+            self._missed.append(gone(assignment, _BUSY))
+        else:
+            call = self._actors[owner].train_and_keep.remote(ray.put(vector), assignment)
+            self._begun.add(call, assignment, self._deadline_s)
+
+    def ended(self) -> Sequence[Kept | Absent]:
+        missed, self._missed = self._missed, []
+        found: list[Kept | Absent] = [*missed]
+        while self._begun and not found:
+            found += self._begun.answers()
+        return found
+
+    def forget(self, owner: str) -> None:
+        self._begun.leave(owner)
+        self._missed = [one for one in self._missed if one.owner != owner]
+
+    def seal(self, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
+        calls = Calls(self._late)
+        for assignment in assignments:
+            calls.add(self._actors[assignment.owner].seal.remote(assignment), assignment, self._answer_timeout_s)
+        try:
+            while calls:
+                yield from calls.answers()
+        finally:
+            calls.leave()
+
+    def _by_freedom(self, assignments: Sequence[Assignment]) -> tuple[list[Assignment], list[Assignment]]:
+        """Those whose owners are free, and those whose are still busy."""
+        busy = [one for one in assignments if self._late.is_busy(one.owner)]
+        return [one for one in assignments if one not in busy], busy
 
     def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
         """Ask all at once; an owner that trains meanwhile answers from another thread of its actor."""
-        refs = {self._actors[name].answer.remote(round, message): name for name, message in messages.items()}
+        there = self._present(messages, round)
+        refs = {self._actors[name].answer.remote(round, messages[name]): name for name in messages if name in there}
         done, late = ray.wait(list(refs), num_returns=len(refs), timeout=self._answer_timeout_s)
         answers = {refs[ref]: _protocol_answer(ref, refs[ref], round) for ref in done}
-        reason = f"no answer within {self._answer_timeout_s:g} s"
-        return answers | {refs[ref]: Absent(refs[ref], round, "absent", reason) for ref in late}
+        reasons = {name: self._why_gone(name) for name in messages if name not in there}
+        reasons |= {refs[ref]: f"no answer within {self._answer_timeout_s:g} s" for ref in late}
+        return answers | {name: Absent(name, round, "absent", reason) for name, reason in reasons.items()}
 
     def evaluate(self, vector: Vector, part: Part, owners: Sequence[str]) -> Iterator[tuple[str, Tally]]:
-        """Tallies of the owners that answer; one that is busy past the deadline, dead or failing is left out."""
+        """Tallies of the owners that answer; not of those that train in the background, are late, dead or failing."""
         shared = ray.put(vector)
-        refs = {self._actors[name].evaluate.remote(shared, part): name for name in owners}
-        patience = None if self._deadline_s is None else self._deadline_s + GRACE_S
-        done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=patience)
-        for ref in done:
-            try:
-                tally = ray.get(ref)
-            except RayError:
-                continue
-            if isinstance(tally, Tally):
-                yield refs[ref], tally
+        free = self._present(name for name in owners if not self._is_occupied(name))
+        refs = {self._actors[name].evaluate.remote(shared, part): name for name in owners if name in free}
+        ends_at = time.monotonic() + (math.inf if self._deadline_s is None else self._deadline_s + GRACE_S)
+        while refs and time.monotonic() < ends_at:
+            done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=_LOOK_S)
+            for ref in done:
+                name = refs.pop(ref)
+                if isinstance(tally := _tally(ref), Tally):
+                    yield name, tally
+            refs = {ref: name for ref, name in refs.items() if not self._is_occupied(name)}
 
     def work(self) -> Mapping[str, float]:
         return {}
 
-    def _is_busy(self, owner: str) -> bool:
-        ref = self._late.get(owner)
-        return ref is not None and not ray.wait([ref], timeout=0)[0]
+    def _is_occupied(self, owner: str) -> bool:
+        """Whether an owner does something else, nobody knows until when."""
+        return owner in self._begun or self._late.is_busy(owner)
 
     def close(self) -> None:
         self._actors.close()
 
+    def _present(self, names: Iterable[str], round: int = 0) -> set[str]:
+        """Owners of these that can be asked; those that are gone are waited for at a round's first question."""
+        wait_s = self._wait_s if round > self._awaited else 0.0
+        self._awaited = max(round, self._awaited)
+        return self._actors.present(set(names), wait_s)
+
+    def _why_gone(self, owner: str) -> str:
+        return self._actors.gone.get(owner, "it was gone for a while")
+
     def _join(self, timeout_s: float) -> list[OwnerInfo]:
-        refs = {actor.join.remote(): name for name, actor in self._actors.items()}
-        done, late = ray.wait(list(refs), num_returns=len(refs), timeout=timeout_s)
+        until = time.monotonic() + timeout_s
+        there = self._actors.present(self._actors, timeout_s)
+        for name in sorted(set(self._actors) - there):
+            if name in self._actors.dead:
+                raise self._actors.dead[name]
+        refs = {self._actors[name].join.remote(): name for name in there}
+        done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=max(0.0, until - time.monotonic()))
         infos = [unwrapped(ref) for ref in done]
-        if late:
-            names = ", ".join(sorted(refs[ref] for ref in late)[:5])
+        if late := sorted(set(self._actors) - {info.name for info in infos}):
+            names = ", ".join(late[:5])
             raise ResourcesError(
-                f"{len(late)} of {len(refs)} owners did not start within {timeout_s:g} s: {names}",
+                f"{len(late)} of {len(self._actors)} owners did not start within {timeout_s:g} s: {names}",
                 "all owners started",
                 "raise resources.start_timeout_s, or free what other work on the cluster holds",
             )
@@ -142,16 +205,11 @@ def unwrapped(ref: ray.ObjectRef[T]) -> T:
         raise
 
 
-def _answer(ref: ray.ObjectRef[Sealed | Absent], assignment: Assignment) -> Sealed | Absent:
+def _tally(ref: ray.ObjectRef[Tally | str]) -> Tally | str:
     try:
-        answer: Sealed | Absent = ray.get(ref)
-    except RayActorError:
-        return gone(assignment, "its actor died; it is restarted where it can be")
+        return ray.get(ref)
     except RayError as error:
-        return gone(assignment, f"its answer was lost ({type(error).__name__})")
-    if getattr(answer, "owner", None) != assignment.owner or answer.round != assignment.plan.round:
-        return Absent(assignment.owner, assignment.plan.round, "rejected", "an answer to another question")
-    return answer
+        return type(error).__name__
 
 
 def _protocol_answer(ref: ray.ObjectRef[bytes | Absent], owner: str, round: int) -> bytes | Absent:
@@ -162,8 +220,3 @@ def _protocol_answer(ref: ray.ObjectRef[bytes | Absent], owner: str, round: int)
     except RayError as error:
         return Absent(owner, round, "absent", f"its answer was lost ({type(error).__name__})")
     return answer if isinstance(answer, bytes) else Absent(owner, round, answer.outcome, answer.reason)
-
-
-def gone(assignment: Assignment, reason: str) -> Absent:
-    """An owner whose process does not answer."""
-    return Absent(assignment.owner, assignment.plan.round, "absent", reason)

@@ -6,13 +6,18 @@ Its secret key is made inside it and is in no answer; what it may open it decide
 from __future__ import annotations
 
 from collections.abc import Callable
+from secrets import token_hex
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from fedray.actors.refusal import refusal_in, require_here
+from fedray.actors.resources import key_holder_options, named
+from fedray.actors.seats import identity_at
 from fedray.config.cluster import Place
+from fedray.config.learning import KEY_HOLDER
 from fedray.errors import ProtocolError, ResourcesError
 from fedray.protocols import KeyHolder
 
@@ -22,9 +27,15 @@ class KeyHolderActor:
 
     Args:
         open_key_holder: makes the role, here.
+        identity: what the node's identity file must name; None where any node will do.
+
+    Raises:
+        ResourcesError: the node is another's.
     """
 
-    def __init__(self, open_key_holder: Callable[[], KeyHolder]) -> None:
+    def __init__(self, open_key_holder: Callable[[], KeyHolder], identity: str | None = None) -> None:
+        if identity is not None:
+            require_here(identity)
         self._role = open_key_holder()
 
     def identity(self) -> bytes:
@@ -43,31 +54,33 @@ RemoteKeyHolder: Any = ray.remote(KeyHolderActor)
 
 
 class RayKeyHolder:
-    """The server's hold on the key holder's actor.
+    """The server's hold on the key holder's actor. One that is dead for good is made anew, for the next message.
 
     Args:
         open_key_holder: makes the role, inside the actor.
         place: where the actor must run.
         timeout_s: how long it may take to start, and to answer.
+        run: stands in the actor's name; unique in the cluster. A random one when left out.
 
     Raises:
-        ResourcesError: it did not start.
+        ResourcesError: it did not start, or its node is another's.
     """
 
-    def __init__(self, open_key_holder: Callable[[], KeyHolder], place: Place, timeout_s: float) -> None:
-        labels = {"label_selector": dict(place.labels)} if place.labels else {}
+    def __init__(
+        self, open_key_holder: Callable[[], KeyHolder], place: Place, timeout_s: float, run: str | None = None
+    ) -> None:
+        self._open_key_holder = open_key_holder
+        self._place = place
         self._timeout_s = timeout_s
-        self._actor: Any = RemoteKeyHolder.options(
-            num_cpus=0,
-            resources=dict(place.resources),
-            max_restarts=-1,
-            max_task_retries=0,
-            # outside a trial's placement group, which holds its owners
-            scheduling_strategy=PlacementGroupSchedulingStrategy(None),  # type: ignore[arg-type]  # as Ray documents
-            **labels,
-        ).remote(open_key_holder)
+        self._run = run or token_hex(3)
+        self._n_made = 0
+        self._actor: Any = self._made()
         try:
             self._identity: bytes = ray.get(self._actor.identity.remote(), timeout=timeout_s)
+        except ActorDiedError as error:
+            if refusal := refusal_in(error):
+                raise refusal.error from None
+            raise
         except GetTimeoutError:
             ray.kill(self._actor)
             raise ResourcesError(
@@ -89,9 +102,21 @@ class RayKeyHolder:
         try:
             answer = ray.get(self._actor.answer.remote(message), timeout=self._timeout_s)
         except (RayError, GetTimeoutError) as error:
+            if isinstance(error, ActorDiedError):
+                self._actor = self._made()
             raise ProtocolError(
                 f"no answer of the key holder ({type(error).__name__})", "an answer", "see whether its node is there"
             ) from None
         if isinstance(answer, bytes):
             return answer
         raise ProtocolError(*answer)
+
+    def _made(self) -> Any:
+        self._n_made += 1
+        again = f" ({self._n_made})" if self._n_made > 1 else ""
+        return RemoteKeyHolder.options(
+            **key_holder_options(self._place),
+            **named(KEY_HOLDER, self._run + again),
+            # outside a trial's placement group, which holds its owners
+            scheduling_strategy=PlacementGroupSchedulingStrategy(None),  # type: ignore[arg-type]  # as Ray documents
+        ).remote(self._open_key_holder, identity_at(self._place, KEY_HOLDER))

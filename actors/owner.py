@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 import ray
 
+from fedray.actors.refusal import require_here
 from fedray.errors import DataError, FedrayError
 from fedray.owners import Owner
-from fedray.values import Absent, Assignment, OwnerInfo, Part, Sealed, Tally, Vector
+from fedray.values import Absent, Assignment, Kept, OwnerInfo, Part, Sealed, Tally, Vector
 
 T = TypeVar("T")
-_PROTOCOL = "protocol"
+_PROTOCOL, _PULSE = "protocol", "pulse"
 
 
 class OwnerActor:
@@ -26,9 +27,15 @@ class OwnerActor:
 
     Args:
         open_owner: reads the shard and builds the owner, here.
+        identity: what the node's identity file must name; None where any node will do.
+
+    Raises:
+        ResourcesError: the node is another's. An actor that raises here is never sent a call.
     """
 
-    def __init__(self, open_owner: Callable[[], Owner]) -> None:
+    def __init__(self, open_owner: Callable[[], Owner], identity: str | None = None) -> None:
+        if identity is not None:
+            require_here(identity)
         self._open_owner = open_owner
         self._opened: Owner | None = None
         self._opening = Lock()
@@ -41,13 +48,21 @@ class OwnerActor:
         """
         return opened(lambda: self._owner().join())
 
+    @ray.method(concurrency_group=_PULSE)
+    def pulse(self) -> None:
+        """A sign of life, from a thread of its own: an owner that trains gives one too."""
+
     def train(self, vector: Vector, assignment: Assignment) -> Sealed | Absent:
         """Train one round. Whatever goes wrong becomes an ``Absent``: the round goes on without this owner."""
-        try:
-            return self._owner().train(vector, assignment)
-        except Exception as error:
-            spent = self._opened.spent if self._opened else None
-            return Absent(assignment.owner, assignment.plan.round, "failed", place_of(error), spent)
+        return self._attempted(assignment, lambda owner: owner.train(vector, assignment))
+
+    def train_and_keep(self, vector: Vector, assignment: Assignment) -> Kept | Absent:
+        """Train, and keep the update until ``seal``; or say what went wrong."""
+        return self._attempted(assignment, lambda owner: owner.train_and_keep(vector, assignment))
+
+    def seal(self, assignment: Assignment) -> Sealed | Absent:
+        """Seal the update that was kept; or say what went wrong."""
+        return self._attempted(assignment, lambda owner: owner.seal(assignment))
 
     @ray.method(concurrency_group=_PROTOCOL)
     def answer(self, round: int, message: bytes) -> bytes | Absent:
@@ -64,6 +79,13 @@ class OwnerActor:
         except Exception as error:
             return place_of(error)
 
+    def _attempted(self, assignment: Assignment, what: Callable[[Owner], T]) -> T | Absent:
+        try:
+            return what(self._owner())
+        except Exception as error:
+            spent = self._opened.spent if self._opened else None
+            return Absent(assignment.owner, assignment.plan.round, "failed", place_of(error), spent)
+
     def _owner(self) -> Owner:
         with self._opening:
             if self._opened is None:
@@ -71,8 +93,8 @@ class OwnerActor:
             return self._opened
 
 
-_in_two_threads: Any = ray.remote(concurrency_groups={_PROTOCOL: 1})  # type: ignore[call-overload]  # not in Ray's stubs
-RemoteOwner: Any = _in_two_threads(OwnerActor)
+_in_threads: Any = ray.remote(concurrency_groups={_PROTOCOL: 1, _PULSE: 1})  # type: ignore[call-overload]  # not in Ray's stubs
+RemoteOwner: Any = _in_threads(OwnerActor)
 
 
 def opened(join: Callable[[], T]) -> T:

@@ -16,7 +16,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from fedray.actors.cohort import GRACE_S, gone, unwrapped
+from fedray.actors.calls import GRACE_S, gone
+from fedray.actors.cohort import unwrapped
 from fedray.actors.pool import RemotePool, Worked
 from fedray.actors.resources import pool_demands, pool_options
 from fedray.config import Experiment
@@ -80,7 +81,12 @@ class PooledCohort:
         self.at_once = choice.at_once
         self.notes = (f"pools: {len(demands)}", *([choice.line] if choice.line else []))
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Subtotal | Absent]:
+    def train(
+        self,
+        vector: Vector,
+        assignments: Sequence[Assignment],
+        patience_s: float | None = None,  # noqa: ARG002  # no closing of rounds of simulated owners
+    ) -> Iterable[Sealed | Subtotal | Absent]:
         """Deal assignments out, most work first; yield what pools give as it arrives.
 
         Where owners have a deadline, a pool that is late by more than all of its owners' together is started anew.

@@ -10,11 +10,12 @@ from typing import Any
 import ray
 from ray.util.placement_group import get_current_placement_group
 
+from fedray.actors.seats import Demand, Node, Seat, identity_at
 from fedray.config import Experiment, Placement
-from fedray.config.cluster import Pooled
+from fedray.config.cluster import Place, Pooled
+from fedray.config.learning import KEY_HOLDER, Bfv, Ckks
 from fedray.errors import ResourcesError
 
-Demand = dict[str, float]
 _ACTOR_BYTES = 200 * 2**20
 """Memory that an owner's actor takes before it holds a row."""
 
@@ -37,16 +38,58 @@ def owner_demand(experiment: Experiment, name: str, cpus: float) -> Demand:
 
 def owner_options(experiment: Experiment, name: str, cpus: float) -> dict[str, Any]:
     """Ray options of one owner's actor. Calls are never retried: a retry would train, and charge privacy, twice."""
-    demand = owner_demand(experiment, name, cpus)
     place = experiment.placement.get(name, Placement())
+    return {**_options(owner_demand(experiment, name, cpus), place.labels), "max_restarts": -1, "max_task_retries": 0}
+
+
+def server_options(experiment: Experiment) -> dict[str, Any]:
+    """Ray options of the server's actor: where it must run, and what is reserved for it."""
+    seat = server_seat(experiment)
+    return _options(seat.demand, seat.labels)
+
+
+def key_holder_options(place: Place) -> dict[str, Any]:
+    """Ray options of the key holder's actor."""
+    return {**_options(dict(place.resources), place.labels), "max_restarts": -1, "max_task_retries": 0}
+
+
+def named(what: str, run: str) -> dict[str, str]:
+    """Ray options that give an actor a name which says something to readers of Ray's dashboard."""
+    return {"name": f"{what} of {run}", "namespace": "fedray"}
+
+
+def _options(demand: Demand, labels: Mapping[str, str]) -> dict[str, Any]:
+    resources = {kind: amount for kind, amount in demand.items() if kind not in ("CPU", "GPU")}
     return {
-        "num_cpus": demand.pop("CPU", 0),
-        "num_gpus": demand.pop("GPU", 0),
-        "resources": demand,
-        "max_restarts": -1,
-        "max_task_retries": 0,
-        **({"label_selector": dict(place.labels)} if place.labels else {}),
+        "num_cpus": demand.get("CPU", 0),
+        "num_gpus": demand.get("GPU", 0),
+        "resources": resources,
+        **({"label_selector": dict(labels)} if labels else {}),
     }
+
+
+def owner_seat(experiment: Experiment, name: str, cpus: float) -> Seat:
+    """What one owner's actor asks of its node."""
+    place = experiment.placement.get(name, Placement())
+    demand = owner_demand(experiment, name, cpus)
+    return Seat(f"owner {name!r}", f"placement.{name}", demand, place.labels, identity_at(place, name))
+
+
+def server_seat(experiment: Experiment) -> Seat:
+    """What the server's actor asks of its node."""
+    resources = experiment.resources
+    demand = {"CPU": resources.server_cpus, **resources.server.resources}
+    asked = {kind: amount for kind, amount in demand.items() if amount}
+    return Seat("the server", "resources.server", asked, resources.server.labels)
+
+
+def key_holder_seat(experiment: Experiment) -> Seat | None:
+    """What the key holder's actor asks of its node; None where there is no key holder."""
+    if not isinstance(experiment.protection, Ckks | Bfv):
+        return None
+    place = experiment.protection.key_holder
+    identity = identity_at(place, KEY_HOLDER)
+    return Seat("the key holder", "protection.key_holder", dict(place.resources), place.labels, identity)
 
 
 def n_pools(simulation: Pooled, cpus: float) -> int:
@@ -91,7 +134,8 @@ def require(experiment: Experiment, names: Sequence[str], cpus: float) -> None:
     Raises:
         ResourcesError: says what is missing and what is there.
     """
-    wanted: Counter[str] = Counter({"CPU": experiment.resources.server_cpus})
+    seats = [seat for seat in (server_seat(experiment), key_holder_seat(experiment)) if seat]
+    wanted: Counter[str] = Counter()
     if isinstance(experiment.simulation, Pooled):
         demands = pool_demands(experiment, cpus)
         _require_processors(len(demands), cpus)
@@ -100,11 +144,13 @@ def require(experiment: Experiment, names: Sequence[str], cpus: float) -> None:
     else:
         _require_room(len(names))
         share = owner_cpus(experiment, len(names), cpus)
-        for name in names:
-            wanted.update(owner_demand(experiment, name, share))
-            _require_a_node(experiment, name, share)
+        seats += [owner_seat(experiment, name, share) for name in names]
+    nodes = alive_nodes()
+    for seat in seats:
+        wanted.update(seat.demand)
+        _require_a_node(seat, nodes)
     total: Counter[str] = Counter()
-    for node in _nodes():
+    for node in nodes:
         total.update(node["Resources"])
     missing = [
         f"{amount:g} {kind} (the cluster has {total.get(kind, 0):g})"
@@ -119,7 +165,8 @@ def require(experiment: Experiment, names: Sequence[str], cpus: float) -> None:
         )
 
 
-def _nodes() -> list[dict[str, Any]]:
+def alive_nodes() -> list[dict[str, Any]]:
+    """Nodes of the cluster that are there, as Ray describes them."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
@@ -141,7 +188,7 @@ def _require_room(n_owners: int) -> None:
     Raises:
         ResourcesError: the cluster has too little.
     """
-    memory = sum(node["Resources"].get("memory", 0) for node in _nodes())
+    memory = sum(node["Resources"].get("memory", 0) for node in alive_nodes())
     if n_owners * _ACTOR_BYTES > memory:
         raise ResourcesError(
             f"{n_owners:,} owners, each an actor of about {_ACTOR_BYTES / 2**20:.0f} MiB",
@@ -150,21 +197,11 @@ def _require_room(n_owners: int) -> None:
         )
 
 
-def _require_a_node(experiment: Experiment, name: str, cpus: float) -> None:
-    demand = owner_demand(experiment, name, cpus)
-    labels = experiment.placement.get(name, Placement()).labels
-    if any(_fits(node, demand, labels) for node in _nodes()):
+def _require_a_node(seat: Seat, nodes: Sequence[Node]) -> None:
+    if any(seat.fits(node) for node in nodes):
         return
-    asked = ", ".join(
-        [f"{value:g} {key}" for key, value in demand.items()] + [f"label {k}={v}" for k, v in labels.items()]
-    )
     raise ResourcesError(
-        f"no node can hold owner {name!r}, which asks for {asked}",
+        f"no node can hold {seat.what}, which asks for {seat}",
         "one node that has all of it",
-        f"start that node and join it to the cluster, or correct placement.{name}",
+        f"start that node and join it to the cluster, or correct {seat.setting}",
     )
-
-
-def _fits(node: Mapping[str, Any], demand: Demand, labels: Mapping[str, str]) -> bool:
-    has_resources = all(node["Resources"].get(kind, 0) + 1e-6 >= amount for kind, amount in demand.items())
-    return has_resources and all(node.get("Labels", {}).get(key) == value for key, value in labels.items())

@@ -6,15 +6,19 @@ It holds totals, never single updates that it could keep. It must not import ray
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from fedray.config import Experiment
 from fedray.errors import RoundAbandoned, UpdateRefused
 from fedray.federation import Federation, ServerState
 from fedray.protocols import Combiner
 from fedray.selection import assignments, cohort_of_round
 from fedray.spending import require_account
 from fedray.values import Absent, Assignment, Cover, RoundPlan, Sealed, Subtotal, Total
+
+Gives = Callable[[Sequence[Assignment]], Iterable[Sealed | Subtotal | Absent]]
+"""Has owners do what they are asked, and yields what they answer as it comes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class Collected:
-    """What a cohort's training gave."""
+    """What a cohort's training gave.
+
+    Attributes:
+        combiner: the round's sum.
+        sealed: covers of the updates in it.
+        absent: why others are not.
+        reached: owners that were given a model.
+        bytes_up: sealed updates received.
+        total: the sum in the clear; None before it is opened, or where it is not.
+        staleness: how many rounds old the models are that updates were trained from; 0 where nothing is said.
+    """
 
     combiner: Combiner
     sealed: Mapping[str, Cover]
@@ -46,6 +60,7 @@ class Collected:
     reached: tuple[str, ...]
     bytes_up: int
     total: Total | None = None
+    staleness: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def answers(self) -> list[Cover | Absent]:
@@ -80,39 +95,84 @@ def ask(federation: Federation, plan: RoundPlan) -> Asked:
     return Asked(cohort, tuple(one.owner for one in too_slow), tuple(in_time))
 
 
-def collect(federation: Federation, state: ServerState, asked: Asked, combiner: Combiner, clock: Clock) -> Collected:
-    """Train the owners that may add to the sum, and add up what comes, in the order of arrival."""
+def collect(
+    federation: Federation, state: ServerState, asked: Asked, combiner: Combiner, clock: Clock, gives: Gives
+) -> Collected:
+    """Ask the owners that may add to the sum, and add up what comes until the round is closed.
+
+    In the order of arrival. A round is closed once it has the updates that it takes, or nobody answers any more.
+    """
     number = state.round + 1
-    sealed: dict[str, Cover] = {}
-    bytes_up = 0
     absent = {name: Absent(name, number, "dropped", "too slow for complete work") for name in asked.too_slow}
     absent |= {name: Absent(name, number, "absent", reason) for name, reason in combiner.lost.items()}
+    briefed = _briefed(federation, asked, combiner)
+    taking = _Taking(state, combiner, briefed, absent)
+    enough = federation.experiment.most_in_a_sum(len(federation.cohort.population))
+    for answer in gives(list(briefed.values())):
+        clock.lap("train")
+        taking.take(answer)
+        clock.lap("combine")
+        if combiner.n_added >= enough:
+            break
+    clock.lap("train")
+    collected = Collected(combiner, taking.sealed, taking.absent, tuple(briefed), taking.bytes_up)
+    return _late(collected, federation.experiment, number, enough)
+
+
+def _late(collected: Collected, experiment: Experiment, round: int, enough: int) -> Collected:
+    """With a word on those who were reached and did not answer before the round was closed."""
+    if collected.combiner.n_added >= enough:
+        reason = f"the round was closed after {enough} updates"
+    elif experiment.close_after_s is not None:
+        reason = f"the round was closed after {experiment.close_after_s:g} s"
+    else:
+        return collected
+    answered = {*collected.sealed, *collected.absent}
+    late = {name: Absent(name, round, "dropped", reason) for name in collected.reached if name not in answered}
+    return replace(collected, absent={**collected.absent, **late})
+
+
+def _briefed(federation: Federation, asked: Asked, combiner: Combiner) -> dict[str, Assignment]:
+    """What the owners that may add to the sum are asked."""
     may_add = set(combiner.owners)
-    briefed = {
+    return {
         one.owner: replace(one, weight_bound=federation.weight_bound, briefing=combiner.briefing(one.owner))
         for one in asked.assignments
         if one.owner in may_add
     }
-    terms = next((one.terms(state.vector) for one in briefed.values()), b"")
-    for answer in federation.cohort.train(state.vector, list(briefed.values())):
-        clock.lap("train")
+
+
+class _Taking:
+    """Answers as they come: into the sum, or into the list of those who are absent."""
+
+    def __init__(
+        self, state: ServerState, combiner: Combiner, briefed: Mapping[str, Assignment], absent: dict[str, Absent]
+    ) -> None:
+        self.sealed: dict[str, Cover] = {}
+        self.absent = absent
+        self.bytes_up = 0
+        self._state = state
+        self._combiner = combiner
+        self._briefed = briefed
+        self._terms = next((one.terms(state.vector) for one in briefed.values()), b"")
+
+    def take(self, answer: Sealed | Subtotal | Absent) -> None:
         if isinstance(answer, Absent):
-            absent[answer.owner] = answer
-            continue
+            self.absent[answer.owner] = answer
+            return
         covers = answer.covers if isinstance(answer, Subtotal) else (answer.cover,)
         try:
             for cover in covers:
-                _require_asked(cover, briefed, sealed)
-                _require_terms(cover, terms)
-                require_account(cover, state.spending.spent.get(cover.owner))
-            _add(combiner, answer)
-            sealed |= {cover.owner: cover for cover in covers}
-            bytes_up += sum(answer.payload.nbytes + len(cover.proof) for cover in covers)
+                _require_asked(cover, self._briefed, self.sealed)
+                _require_terms(cover, self._terms)
+                require_account(cover, self._state.spending.spent.get(cover.owner))
+            _add(self._combiner, answer)
         except UpdateRefused as error:
-            absent |= {one.owner: Absent(one.owner, one.round, "rejected", error.found, one.spent) for one in covers}
-        clock.lap("combine")
-    clock.lap("train")
-    return Collected(combiner, sealed, absent, tuple(briefed), bytes_up)
+            refused = {one.owner: Absent(one.owner, one.round, "rejected", error.found, one.spent) for one in covers}
+            self.absent |= refused
+            return
+        self.sealed |= {cover.owner: cover for cover in covers}
+        self.bytes_up += sum(answer.payload.nbytes + len(cover.proof) for cover in covers)
 
 
 def _add(combiner: Combiner, answer: Sealed | Subtotal) -> None:

@@ -60,6 +60,7 @@ class ServerState:
         spending: what owners have spent.
         barren: rounds in a row in which no owner that was asked gave an update, though not for being slow.
         is_exhausted: whether the last round failed for want of owners with a budget left: the run is over.
+        draws: owners that were drawn to train so far, where they are drawn one by one.
     """
 
     round: int
@@ -69,3 +70,4 @@ class ServerState:
     spending: Spending = field(default_factory=Spending)
     barren: int = 0
     is_exhausted: bool = False
+    draws: int = 0

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+
+import numpy as np
 
 from fedray import seeds
 from fedray.errors import BudgetExhausted, FedrayError, OwnerError, ProtocolError, TooSlow, UpdateRefused
@@ -18,11 +21,13 @@ from fedray.values import (
     AbsentOutcome,
     Assignment,
     Examples,
+    Kept,
     OwnerInfo,
     Part,
     Sealed,
     Shard,
     Spent,
+    Staleness,
     Tally,
     Update,
     Vector,
@@ -30,6 +35,33 @@ from fedray.values import (
 
 NoisyTally = Callable[[Callable[[], Tally]], Tally]
 """Takes held-out figures and gives private ones."""
+
+
+@dataclass(frozen=True)
+class _KeptUpdate:
+    """What training gave, until the server asks for it.
+
+    Attributes:
+        round: the round whose model it was trained from.
+        update: within its bounds, not yet sealed.
+        seconds: what training took.
+    """
+
+    round: int
+    update: Update
+    seconds: float
+
+    def scaled(self, round: int, staleness: Staleness) -> Update:
+        """The update as it enters a round's sum.
+
+        Raises:
+            TooSlow: it is too old.
+        """
+        n_rounds = round - self.round
+        if not 0 <= n_rounds <= staleness.most:
+            raise TooSlow(f"an update {n_rounds} rounds old", f"0 to {staleness.most}", "raise schedule.max_staleness")
+        delta = (self.update.delta * staleness.factor(n_rounds)).astype(np.float32)
+        return replace(self.update, delta=delta)
 
 
 class Owner:
@@ -65,6 +97,7 @@ class Owner:
         self._account = account
         self._contribution = contribution
         self._noisy = noisy
+        self._kept: _KeptUpdate | None = None
 
     @property
     def spent(self) -> Spent | None:
@@ -100,6 +133,30 @@ class Owner:
             trained = error
         return self.finish(vector, assignment, trained, terms, time.perf_counter() - started)
 
+    def train_and_keep(self, vector: Vector, assignment: Assignment) -> Kept | Absent:
+        """Train from ``vector`` and keep the update for ``seal``, in the place of one kept before; or say why not."""
+        self._kept = None
+        started = time.perf_counter()
+        try:
+            job = self.prepare(assignment)
+            trained = self.task.train(vector, assignment, job.shard, job.seed)
+            update = self._bounded(vector, assignment, trained)
+        except (OwnerError, ProtocolError) as error:
+            return self.absent(assignment, error)
+        self._kept = _KeptUpdate(assignment.plan.round, update, time.perf_counter() - started)
+        return Kept(self.name, assignment.plan.round, self.spent)
+
+    def seal(self, assignment: Assignment) -> Sealed | Absent:
+        """Seal the update that was kept, scaled by how stale it is in the round asked for; or say why there is none."""
+        kept, self._kept = self._kept, None
+        if kept is None or assignment.plan.staleness is None:
+            return Absent(self.name, assignment.plan.round, "absent", "the update that it kept is lost", self.spent)
+        try:
+            update = kept.scaled(assignment.plan.round, assignment.plan.staleness)
+            return self._sealed(assignment, update, assignment.terms(update.delta), kept.seconds)
+        except (OwnerError, ProtocolError) as error:
+            return self.absent(assignment, error)
+
     def prepare(self, assignment: Assignment) -> Job:
         """Charge what taking part costs, and hand out what there is to do. For this process only.
 
@@ -126,20 +183,9 @@ class Owner:
         """
         try:
             update = self._bounded(vector, assignment, trained)
-            payload, proof = self._sealer.seal(update, assignment, terms)
+            return self._sealed(assignment, update, terms, seconds)
         except (OwnerError, ProtocolError) as error:
             return self.absent(assignment, error)
-        return Sealed(
-            owner=self.name,
-            round=assignment.plan.round,
-            payload=payload,
-            n_steps=update.n_steps,
-            is_complete=update.is_complete,
-            seconds=seconds,
-            spent=self.spent,
-            terms=terms,
-            proof=proof,
-        )
 
     def absent(self, assignment: Assignment, error: FedrayError) -> Absent:
         """Why there is no update."""
@@ -173,6 +219,20 @@ class Owner:
                 "suspect a server that lies",
             )
         return self._noisy(tally) if self._noisy is not None else tally()
+
+    def _sealed(self, assignment: Assignment, update: Update, terms: bytes, seconds: float) -> Sealed:
+        payload, proof = self._sealer.seal(update, assignment, terms)
+        return Sealed(
+            owner=self.name,
+            round=assignment.plan.round,
+            payload=payload,
+            n_steps=update.n_steps,
+            is_complete=update.is_complete,
+            seconds=seconds,
+            spent=self.spent,
+            terms=terms,
+            proof=proof,
+        )
 
     def _bounded(self, vector: Vector, assignment: Assignment, trained: Update | FedrayError) -> Update:
         if isinstance(trained, FedrayError):

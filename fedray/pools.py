@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
@@ -22,6 +22,7 @@ from fedray.values import (
     Assignment,
     Choice,
     Examples,
+    Kept,
     OwnerInfo,
     Part,
     Population,
@@ -111,6 +112,18 @@ class Pool:
             yield from self._train(vector, assignments[start : start + n], terms)
         if self._adder and (subtotal := self._adder.take()):
             yield subtotal
+
+    def train_and_keep(self, vector: Vector, assignment: Assignment) -> Kept | Absent:
+        """Train one owner, which keeps its update until it is asked to seal it."""
+        with self._during("train"):
+            return self._owners.take(assignment.owner).train_and_keep(vector, assignment)
+
+    def seal(self, assignments: Sequence[Assignment]) -> Iterator[Sealed | Absent]:
+        """Have owners seal what they kept."""
+        for assignment in assignments:
+            with self._during("seal"):
+                sealed = self._owners.take(assignment.owner).seal(assignment)
+            yield sealed
 
     def answer(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
         """What owners answer to messages of the protection's protocol. May run while ``train`` does."""
@@ -271,14 +284,35 @@ class InProcessCohort:
 
     def __init__(self, openers: Mapping[str, OpensOwner]) -> None:
         self._pool = Pool(openers)
+        self._begun: deque[tuple[Vector, Assignment]] = deque()
         self.population = Population.of(self._pool.join(ascending(openers)))
 
     @property
     def at_once(self) -> int:
         return self._pool.trainer.at_once
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Subtotal | Absent]:
-        return self._pool.train(vector, most_first(assignments, self.population))
+    def train(
+        self, vector: Vector, assignments: Sequence[Assignment], patience_s: float | None = None
+    ) -> Iterable[Sealed | Subtotal | Absent]:
+        """One owner after the other, most rows first; the clock is looked at between two of them."""
+        closes_at = time.monotonic() + (math.inf if patience_s is None else patience_s)
+        for answer in self._pool.train(vector, most_first(assignments, self.population)):
+            yield answer
+            if time.monotonic() >= closes_at:
+                return
+
+    def begin(self, vector: Vector, assignment: Assignment) -> None:
+        self._begun.append((vector, assignment))
+
+    def ended(self) -> Sequence[Kept | Absent]:
+        """What comes of the training that was begun first, done now."""
+        return [self._pool.train_and_keep(*self._begun.popleft())] if self._begun else []
+
+    def forget(self, owner: str) -> None:
+        self._begun = deque(one for one in self._begun if one[1].owner != owner)
+
+    def seal(self, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
+        return self._pool.seal(assignments)
 
     def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
         return self._pool.answer(round, messages)
@@ -313,6 +347,7 @@ class InProcessPool(InProcessCohort):
     ) -> None:
         names = ascending(openers)
         self._pool = makes.open(openers)
+        self._begun = deque()
         self.population = population or Population.of(self._pool.join(names))
         choice = makes.choose(some_sizes(self.population))
         self._pool.trainer = makes.trainer(choice.at_once)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from fedray.values import (
     Absent,
     Assignment,
     Examples,
+    Kept,
     Part,
     Payload,
     Population,
@@ -265,8 +266,14 @@ class Cohort(Protocol):
     def notes(self) -> Sequence[str]:
         """Lines that tell the user how owners are run, where that was not fixed before."""
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Subtotal | Absent]:
-        """Ask owners to train; yield each answer as it arrives, or the sum of several where they share a process."""
+    def train(
+        self, vector: Vector, assignments: Sequence[Assignment], patience_s: float | None = None
+    ) -> Iterable[Sealed | Subtotal | Absent]:
+        """Ask owners to train; yield each answer as it arrives, or the sum of several where they share a process.
+
+        Ends after ``patience_s`` at the latest, and where its caller stops early; what is not there by then never
+        comes. Owners that are late are not asked again until they are done.
+        """
 
     def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:
         """Carry a message of the protection's protocol to each owner named; what each answers, or why it did not.
@@ -286,3 +293,20 @@ class Cohort(Protocol):
 
     def close(self) -> None:
         """Let all owners go. Safe to call twice."""
+
+
+@runtime_checkable
+class BackgroundCohort(Cohort, Protocol):
+    """A cohort whose owners also train in the background, each on a model of its own, and keep what that gave."""
+
+    def begin(self, vector: Vector, assignment: Assignment) -> None:
+        """Have an owner begin to train. It keeps the update; nothing of it leaves the owner before it is sealed."""
+
+    def ended(self) -> Sequence[Kept | Absent]:
+        """What has come of training that was begun, each once; waits for the first. Empty where none is going on."""
+
+    def forget(self, owner: str) -> None:
+        """Wait no longer for what an owner has begun. It is not asked to train again until it is done."""
+
+    def seal(self, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
+        """Ask owners to seal what they kept; yield each answer as it arrives."""

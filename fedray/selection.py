@@ -22,7 +22,7 @@ def cohort_of_round(selection: Selection, owners: Sequence[str], seed: int, roun
         case EveryOwner():
             return tuple(owners)
         case FixedSize():
-            return _named(owners, draw.choice(len(owners), selection.size, replace=False))
+            return _named(owners, draw.choice(len(owners), selection.n_asked, replace=False))
         case Cyclic():
             return _in_turn(owners, selection.size, seed, round)
         case _:

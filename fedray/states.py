@@ -43,6 +43,7 @@ def pack(state: ServerState, note: str = "") -> bytes:
             "round": state.round,
             "barren": state.barren,
             "is_exhausted": state.is_exhausted,
+            "draws": state.draws,
             "asked": dict(state.spending.asked),
             "lost": sorted(state.spending.lost),
             "exhausted": sorted(state.spending.exhausted),
@@ -108,6 +109,7 @@ def _state(arrays: Arrays, facts: Mapping[str, Any]) -> ServerState:
         ),
         barren=facts["barren"],
         is_exhausted=facts["is_exhausted"],
+        draws=facts["draws"],
     )
 
 

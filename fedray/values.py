@@ -124,6 +124,23 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Staleness:
+    """What becomes of updates that were trained from a model of an earlier round.
+
+    Attributes:
+        power: how fast their weight falls.
+        most: rounds after which they are thrown away.
+    """
+
+    power: float
+    most: int
+
+    def factor(self, n_rounds: int) -> float:
+        """What an update so many rounds old is scaled by: at most 1."""
+        return float((1 + n_rounds) ** -self.power)
+
+
+@dataclass(frozen=True, slots=True)
 class RoundPlan:
     """What the strategy asks of every owner in the cohort of one round.
 
@@ -134,6 +151,7 @@ class RoundPlan:
         accepts_partial_work: whether an owner that could not finish sends the iterate that it has.
         weighting: ``examples`` weighs an update by the owner's training rows, ``uniform`` by one.
         clip: norm to which owners clip their updates; None without owner-level privacy.
+        staleness: what becomes of updates from an earlier round's model; None where all train from the same model.
     """
 
     round: int
@@ -142,6 +160,7 @@ class RoundPlan:
     accepts_partial_work: bool
     weighting: Literal["examples", "uniform"]
     clip: float | None = None
+    staleness: Staleness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +187,12 @@ class Assignment:
         """Digest of all that must be alike for every owner whose update is in one sum: model, plan, scale of weights.
 
         A server that gave some of them another model or plan could make their updates vanish, and read the others'
-        (Pasquini et al. 2022, *Eluding Secure Aggregation in Federated Learning via Model Inconsistency*).
+        (Pasquini et al. 2022, *Eluding Secure Aggregation in Federated Learning via Model Inconsistency*). Where owners
+        train from models of different rounds, by design, they cannot say that these were alike.
         """
         found = hashlib.sha256(repr((self.plan, self.weight_bound, vector.shape)).encode())
-        found.update(np.ascontiguousarray(vector, dtype="<f4").data)
+        if self.plan.staleness is None:
+            found.update(np.ascontiguousarray(vector, dtype="<f4").data)
         return found.digest()
 
     @property
@@ -194,6 +215,21 @@ class Update:
     weight: int
     n_steps: int
     is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an owner says of an update that it keeps until it is asked to seal it.
+
+    Attributes:
+        owner: the owner's name.
+        round: the round whose model it was trained from.
+        spent: the owner's privacy account after training; None without differential privacy.
+    """
+
+    owner: str
+    round: int
+    spent: Spent | None
 
 
 Accountant = Literal["PLD", "RDP"]
@@ -282,9 +318,10 @@ class Absent:
     """Why an owner of the cohort gave no update.
 
     Attributes:
-        outcome: ``dropped`` (too slow for a strategy that takes no partial work), ``rejected`` (non-finite or misshapen
-            update), ``refused`` (what it was asked breaks a rule), ``exhausted`` (its privacy budget is spent),
-            ``failed`` (it raised) or ``absent`` (its actor is gone).
+        outcome: ``dropped`` (too slow for a strategy that takes no partial work, for the closing of the round or for
+            its model to be still of use), ``rejected`` (non-finite or misshapen update), ``refused`` (what it was asked
+            breaks a rule), ``exhausted`` (its privacy budget is spent), ``failed`` (it raised) or ``absent`` (its actor
+            is gone).
         reason: one line for the record; never holds data.
     """
 
@@ -398,7 +435,8 @@ class OwnerRecord:
     """One owner's line in a round's record: of every owner that was asked or evaluated, and under differential privacy
     of all others too.
 
-    ``charges`` are all that its epsilon covers, since the run began, in the JSON of a ledger.
+    ``charges`` are all that its epsilon covers, since the run began, in the JSON of a ledger. ``staleness`` is how many
+    rounds ago the model was the server's that its update was trained from.
     """
 
     name: str
@@ -411,6 +449,7 @@ class OwnerRecord:
     n_holdout: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     charges: str = ""
+    staleness: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ CHARGES = '[{"event":{"name":"gaussian","noise_multiplier":2.0},"count":3}]'
 
 
 def _record(round: int, **values: Any) -> RoundRecord:
-    owner = OwnerRecord("a", "update", "", 3, 0.5, 1.25, 1.5, 4, {"loss": 0.7, "accuracy": 1.0}, CHARGES)
+    owner = OwnerRecord("a", "update", "", 3, 0.5, 1.25, 1.5, 4, {"loss": 0.7, "accuracy": 1.0}, CHARGES, 3)
     gone = OwnerRecord("b", "absent", "its actor died", 0, 0.0, None, None, 0, {})
     given: dict[str, Any] = {
         "round": round,

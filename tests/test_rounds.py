@@ -450,7 +450,7 @@ def test_owners_are_told_the_clip_and_what_the_mechanism_releases_is_stepped() -
     seen: list[Any] = []
 
     class Reading(Meddling):
-        def train(self, vector: Vector, assignments: Sequence[Any]) -> Any:
+        def train(self, vector: Vector, assignments: Sequence[Any], patience_s: float | None = None) -> Any:
             seen.extend((one.plan.round, one.plan.clip) for one in assignments)
             return super().train(vector, assignments)
 
@@ -595,7 +595,7 @@ def test_updates_of_another_model_than_the_others_are_refused(masked: dict[str, 
     """Someone between server and owner gives owner b another model in round 2."""
 
     class Inconsistent(Meddling):
-        def train(self, vector: Vector, assignments: Sequence[Any]) -> Any:
+        def train(self, vector: Vector, assignments: Sequence[Any], patience_s: float | None = None) -> Any:
             for one in assignments:
                 other = one.owner == "b" and one.plan.round == 2
                 yield from super().train(vector + 1 if other else vector, [one])
@@ -643,7 +643,7 @@ class Deaf(Meddling):
         answers = dict(super().ask(round, {name: one for name, one in messages.items() if name not in deaf}))
         return answers | {n: Absent(n, round, "absent", "its actor died") for n in messages if n in deaf}
 
-    def train(self, vector: Vector, assignments: Sequence[Any]) -> Any:
+    def train(self, vector: Vector, assignments: Sequence[Any], patience_s: float | None = None) -> Any:
         for one in assignments:
             self.trained.setdefault(one.plan.round, []).append(one.owner)
         return super().train(vector, assignments)
@@ -806,7 +806,7 @@ def test_owners_are_told_what_their_weights_are_scaled_by_and_what_was_prepared(
     seen: list[Any] = []
 
     class Noting(Meddling):
-        def train(self, vector: Vector, assignments: Sequence[Any]) -> Any:
+        def train(self, vector: Vector, assignments: Sequence[Any], patience_s: float | None = None) -> Any:
             seen.extend(assignments)
             return super().train(vector, assignments)
 

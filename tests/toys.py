@@ -243,7 +243,9 @@ class Meddling:
     def work(self) -> Mapping[str, float]:
         return self._cohort.work()
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
+    def train(
+        self, vector: Vector, assignments: Sequence[Assignment], patience_s: float | None = None
+    ) -> Iterable[Sealed | Absent]:
         return self._meddle(list(self._cohort.train(vector, assignments)))
 
     def ask(self, round: int, messages: Mapping[str, bytes]) -> Mapping[str, bytes | Absent]:

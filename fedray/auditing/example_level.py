@@ -147,9 +147,11 @@ class _Listening(InProcessCohort):
         super().__init__(openers)
         self.heard: dict[str, NDArray[np.float64]] = {}
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Subtotal | Absent]:
+    def train(
+        self, vector: Vector, assignments: Sequence[Assignment], patience_s: float | None = None
+    ) -> Iterable[Sealed | Subtotal | Absent]:
         fixed_point = FixedPoint(len(vector), len(self.population), _PLAIN.clip, _PLAIN.precision)
-        for answer in super().train(vector, assignments):
+        for answer in super().train(vector, assignments, patience_s):
             if isinstance(answer, Sealed):
                 update = fixed_point.decode(fixed_point.signed(answer.payload), weight_bound=1).mean
                 self.heard[answer.owner] = self.heard.get(answer.owner, 0.0) + update

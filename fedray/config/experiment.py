@@ -38,7 +38,7 @@ from fedray.config.privacy import (
     OwnerPrivacy,
     Privacy,
 )
-from fedray.config.schedule import Schedule, Synchronous
+from fedray.config.schedule import Buffered, Schedule, Synchronous
 from fedray.config.search import Search
 from fedray.values import Work
 
@@ -154,8 +154,19 @@ class Experiment(Section):
         return self.resources.owner_gpus if placed is None else placed
 
     def most_in_a_round(self, n_owners: int) -> int:
-        """The largest cohort of any round of a federation of so many owners."""
+        """Most owners that any round asks for an update, of a federation of so many."""
+        return self.cohort.n_asked if isinstance(self.cohort, FixedSize) else self.most_in_a_sum(n_owners)
+
+    def most_in_a_sum(self, n_owners: int) -> int:
+        """Updates with which a round is closed, of a federation of so many owners."""
+        if isinstance(self.schedule, Buffered):
+            return self.schedule.size
         return self.cohort.size if isinstance(self.cohort, FixedSize | Cyclic) else n_owners
+
+    @property
+    def close_after_s(self) -> float | None:
+        """Seconds of training after which a round is closed; None where it waits for all."""
+        return self.schedule.close_after_s if isinstance(self.schedule, Synchronous) else None
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -185,6 +196,8 @@ class Experiment(Section):
     def _broken_rules(self) -> list[tuple[bool, str]]:
         return [
             *self._broken_rules_of_cohorts(),
+            *self._broken_rules_of_closing(),
+            *self._broken_rules_of_buffers(),
             *self._broken_rules_of_simulations(),
             *self._broken_rules_of_privacy(),
             *self._broken_rules_of_owner_level(),
@@ -193,13 +206,14 @@ class Experiment(Section):
 
     def _broken_rules_of_cohorts(self) -> list[tuple[bool, str]]:
         owners = self.data.owners if isinstance(self.data, Simulated | Synthetic | Images) else None
-        size = self.cohort.size if isinstance(self.cohort, FixedSize | Cyclic) else 0
+        asked = self.most_in_a_round(0)
         smallest = 1 if isinstance(self.protection, Plain) else self.protection.min_owners
-        largest = size or owners
+        largest = self.most_in_a_sum(0) or owners
         return [
             (
-                owners is not None and size > owners,
-                f"cohort.size is {size}, but data.owners is {owners}; ask for at most {owners} owners a round",
+                owners is not None and asked > owners,
+                f"{self._size_of_a_round()} is {asked}, but data.owners is {owners}; ask for at most {owners} owners "
+                "a round",
             ),
             (
                 largest is not None and largest < smallest,
@@ -217,6 +231,68 @@ class Experiment(Section):
                 self.stragglers.fraction > 0 and self.work.amount < 2,
                 f"stragglers need a round of at least 2 epochs or steps to fall short of, found {self.work.amount} "
                 f"{self.work.unit}; raise train.{self.work.unit}",
+            ),
+        ]
+
+    def _size_of_a_round(self) -> str:
+        """The settings that say how many owners a round asks."""
+        if isinstance(self.schedule, Buffered):
+            return "schedule.size"
+        is_more = isinstance(self.cohort, FixedSize) and self.cohort.over_select > 0
+        return "cohort.size with cohort.over_select" if is_more else "cohort.size"
+
+    def _broken_rules_of_closing(self) -> list[tuple[bool, str]]:
+        over_selects = isinstance(self.cohort, FixedSize) and self.cohort.over_select > 0
+        pools = isinstance(self.simulation, Pooled)
+        return [
+            (
+                pools and self.close_after_s is not None,
+                "schedule.close_after_s is given, but simulation is 'pooled': simulated owners share processors, so "
+                "that time says nothing of them; take stragglers: {fraction: ...}, or simulation: none",
+            ),
+            (
+                pools and over_selects,
+                "cohort.over_select is given, but simulation is 'pooled': simulated owners share processors, so that "
+                "who is first says nothing of them; take stragglers: {fraction: ...}, or simulation: none",
+            ),
+            (
+                isinstance(self.privacy, OwnerLevel) and over_selects,
+                f"cohort.over_select is given under privacy {self.privacy.name!r}: to be among the first is not to be "
+                "drawn, and an owner that is displaces another, which moves the sum by more than the noise covers; "
+                "take schedule: {name: synchronous, close_after_s: ...}",
+            ),
+        ]
+
+    def _broken_rules_of_buffers(self) -> list[tuple[bool, str]]:
+        if not isinstance(self.schedule, Buffered):
+            return []
+        return [
+            (
+                not isinstance(self.cohort, EveryOwner),
+                f"cohort is {self.cohort.name!r}, but the schedule is 'buffered', which draws an owner whenever one is "
+                "done, and has no cohorts; leave out cohort",
+            ),
+            (
+                self.stragglers.fraction > 0,
+                "stragglers.fraction is given, but the schedule is 'buffered': slow owners are a share of a cohort, "
+                "which it has not, and it waits for nobody; leave out stragglers, or take schedule: synchronous",
+            ),
+            (
+                isinstance(self.simulation, Pooled),
+                "the schedule is 'buffered', but simulation is 'pooled', whose owners share processes and train in "
+                "turn; take simulation: none",
+            ),
+            (
+                isinstance(self.privacy, OwnerLevel),
+                f"the schedule is 'buffered' under privacy {self.privacy.name!r}: who takes part is not sampled, how "
+                "often is not bounded, and an update late by rounds has another clip; take privacy: example, or "
+                "schedule: synchronous",
+            ),
+            (
+                isinstance(self.protection, Masked) and self.protection.server == "may_lie",
+                "the schedule is 'buffered', but protection.server is may_lie: owners of one sum train from different "
+                "models by design, so that none could tell that the server gave some of them a model that makes "
+                "their updates vanish; take schedule: synchronous, or protection.server: honest",
             ),
         ]
 

@@ -27,7 +27,7 @@ _MEANINGS = {
     "update": "the owner did all its work",
     "partial": "it was slow, and sent what it had",
     "absent": "its actor was gone, or it did not get through the protocol's first stages",
-    "dropped": "it was too slow for a strategy that takes no partial work",
+    "dropped": "it was too slow, for a strategy that takes no partial work or for the closing of the round",
     "rejected": "its update was not finite or misshapen",
     "refused": "what it was asked breaks a rule, so that it did not do it",
     "exhausted": "its privacy budget is spent",
@@ -216,6 +216,7 @@ def _variant(
         "n_owners": len(owners),
         "outcomes": {outcome: counts[outcome] for outcome in outcomes},
         "is_secret": variant.has_secret_cohorts,
+        "is_buffered": any(owner.staleness for owner in owners),
         "reasons": variant.reasons()[:MAX_REASONS],
         "bytes_up": numbers.size(variant.bytes_up()),
         "bytes_down": numbers.size(variant.bytes_down()),
@@ -244,6 +245,7 @@ def _owner(owner: OwnerSummary) -> dict[str, Any]:
         "updates": f"{owner.outcomes.get('update', 0) + owner.outcomes.get('partial', 0):,}",
         "missed": ", ".join(f"{owner.outcomes[o]} {o}" for o in MISSED if owner.outcomes.get(o)) or numbers.NONE,
         "seconds": numbers.duration(owner.seconds),
+        "staleness": f"{owner.staleness:.1f}" if owner.staleness else numbers.NONE,
     }
 
 

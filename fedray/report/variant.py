@@ -48,6 +48,7 @@ class OwnerSummary:
         epsilon: largest epsilon that it spent in one run; None without differential privacy.
         outcomes: how often each outcome befell it, over all rounds and runs.
         seconds: mean seconds of training in a run.
+        staleness: rounds that its updates were old, on the mean; 0 where rounds wait for their owners.
     """
 
     name: str
@@ -57,6 +58,7 @@ class OwnerSummary:
     epsilon_rdp: float | None
     outcomes: Mapping[str, int]
     seconds: float
+    staleness: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,4 +272,9 @@ def _owner(
         epsilon_rdp=largest(line.epsilon_rdp for line in lines),
         outcomes=Counter(line.outcome for line in lines),
         seconds=sum(line.seconds for line in lines) / n_runs,
+        staleness=_mean([line.staleness for line in lines if line.outcome in ("update", "partial")]),
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

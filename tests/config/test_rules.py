@@ -13,6 +13,10 @@ PRIVATE = {"name": "example", "epsilon": 3.0}
 
 KEY = "0123456789abcdef" * 4
 
+OWNER = {"name": "owner", "epsilon": 8.0}
+UNIFORM = {"name": "fedavg", "weighting": "uniform"}
+BUFFERED = {"name": "buffered", "size": 4}
+
 REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("unknown key", {"stratgy": "fedavg"}, ["stratgy: unknown key; did you mean 'strategy'?"]),
     (
@@ -204,6 +208,73 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
         {"simulation": {"name": "pooled", "at_once": 2}, "task": "a:B"},
         ["simulation.at_once is 2", "task is your own", "at_once: 1"],
     ),
+    (
+        "more asked by over-selection than there are",
+        {"data": {"name": "digits", "owners": 5}, "cohort": {"name": "fixed", "size": 4, "over_select": 0.5}},
+        ["cohort.size with cohort.over_select is 6", "data.owners is 5"],
+    ),
+    ("negative over-selection", {"cohort": {"name": "fixed", "size": 4, "over_select": -0.1}}, ["over_select", "-0.1"]),
+    ("closed at once", {"schedule": {"name": "synchronous", "close_after_s": 0}}, ["schedule.close_after_s: "]),
+    (
+        "over-selection of owners that are protected as such",
+        {"cohort": {"name": "fixed", "size": 4, "over_select": 0.5}, "privacy": OWNER, "strategy": UNIFORM},
+        ["cohort.over_select", "'owner'", "not to be drawn", "close_after_s"],
+    ),
+    (
+        "over-selection of owners that add noise",
+        {
+            "cohort": {"name": "fixed", "size": 4, "over_select": 0.5},
+            "privacy": {**OWNER, "name": "distributed"},
+            "strategy": UNIFORM,
+        },
+        ["cohort.over_select", "'distributed'"],
+    ),
+    (
+        "over-selection of simulated owners",
+        {"cohort": {"name": "fixed", "size": 4, "over_select": 0.5}, "simulation": "pooled"},
+        ["cohort.over_select", "'pooled'", "stragglers"],
+    ),
+    (
+        "rounds of simulated owners that are closed by the clock",
+        {"schedule": {"name": "synchronous", "close_after_s": 3.0}, "simulation": "pooled"},
+        ["schedule.close_after_s", "'pooled'", "stragglers"],
+    ),
+    (
+        "a buffer larger than the federation",
+        {"data": {"name": "digits", "owners": 4}, "schedule": {"name": "buffered", "size": 5}},
+        ["schedule.size is 5", "data.owners is 4"],
+    ),
+    ("a buffer of nothing", {"schedule": {"name": "buffered", "size": 0}}, ["schedule.size: ", "found 0"]),
+    ("a buffer of an unknown size", {"schedule": "buffered"}, ["schedule: 'size' is missing"]),
+    (
+        "a buffer too small for masks",
+        {"schedule": {"name": "buffered", "size": 2}},
+        ["at least 3 owners", "at most 2"],
+    ),
+    (
+        "a buffer and cohorts",
+        {"schedule": BUFFERED, "cohort": {"name": "poisson", "rate": 0.5}},
+        ["cohort is 'poisson'", "'buffered'", "leave out cohort"],
+    ),
+    (
+        "a buffer and simulated stragglers",
+        {"schedule": BUFFERED, "stragglers": {"fraction": 0.5}, "train": {"epochs": 2}},
+        ["stragglers.fraction", "'buffered'", "waits for nobody"],
+    ),
+    ("a buffer of simulated owners", {"schedule": BUFFERED, "simulation": "pooled"}, ["'buffered'", "'pooled'"]),
+    (
+        "a buffer of owners that are protected as such",
+        {"schedule": BUFFERED, "privacy": OWNER, "strategy": UNIFORM},
+        ["'buffered'", "'owner'", "not sampled", "privacy: example"],
+    ),
+    (
+        "a buffer at a server that lies",
+        {
+            "schedule": BUFFERED,
+            "protection": {"name": "masked", "server": "may_lie", "identities": {"owner-00": KEY}},
+        },
+        ["'buffered'", "may_lie", "different models"],
+    ),
     ("nobody evaluated", {"evaluation": {"owners": 0}}, ["evaluation.owners: ", "found 0"]),
 ]
 
@@ -259,8 +330,23 @@ def test_masks_are_the_default_and_ask_for_three_owners() -> None:
         {"cohort": {"name": "poisson", "rate": 0.01}},
         {"protection": {"name": "masked", "server": "may_lie", "identities": {"owner-00": KEY}}},
         {"data": {"name": "tables", "path": "/tmp/x", "classes": ["a", "b"]}},
+        {"schedule": {"name": "synchronous", "close_after_s": 0.5}, "privacy": OWNER, "strategy": UNIFORM},
+        {"schedule": BUFFERED, "privacy": PRIVATE, "deadline_s": 3.0},
+        {"schedule": BUFFERED, "protection": "bfv"},
+        {"cohort": {"name": "fixed", "size": 4, "over_select": 0.5}, "privacy": PRIVATE},
     ],
-    ids=["plain", "plain cohort", "three", "poisson", "enrolled", "tables of whose owners nothing is known yet"],
+    ids=[
+        "plain",
+        "plain cohort",
+        "three",
+        "poisson",
+        "enrolled",
+        "tables of whose owners nothing is known yet",
+        "closed under owner-level privacy",
+        "buffered under example-level privacy",
+        "buffered and encrypted",
+        "over-selected under example-level privacy",
+    ],
 )
 def test_what_may_be_hidden_or_is_not_to_be_is_taken(raw: dict[str, Any]) -> None:
     validated(raw)

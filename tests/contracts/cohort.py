@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from toys import Patient, Talkative, assignment, is_there, openers, plan, shard,
 
 from fedray.owners import Owner
 from fedray.pools import OneByOne, Place, Pool
-from fedray.protocols import Cohort, Trainer
-from fedray.values import Absent, Choice, Sealed, Shard
+from fedray.protocols import BackgroundCohort, Cohort, Trainer
+from fedray.values import Absent, Assignment, Choice, Kept, Sealed, Shard, Staleness, Work
 
 OpensCohort = Callable[[Mapping[str, Callable[[], Owner]]], Cohort]
 
@@ -174,6 +175,69 @@ class CohortContract:
     def test_a_cohort_may_be_closed_twice(self, cohort: Cohort) -> None:
         cohort.close()
         cohort.close()
+
+
+class BackgroundContract:
+    """What cohorts must do besides whose owners also train in the background."""
+
+    @pytest.fixture
+    def opens_cohort(self) -> OpensCohort:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def cohort(self, opens_cohort: OpensCohort) -> Iterator[BackgroundCohort]:
+        cohort = opens_cohort(openers(torch_task, SHARDS))
+        assert isinstance(cohort, BackgroundCohort)
+        yield cohort
+        cohort.close()
+
+    def test_what_is_trained_in_the_background_is_told_once_and_sealed_when_asked(
+        self, cohort: BackgroundCohort
+    ) -> None:
+        """Each from a model of its own; the bits are those of the owner asked without any cohort."""
+        models = {"a": VECTOR, "c": VECTOR + np.float32(0.25)}
+        for name, vector in models.items():
+            cohort.begin(vector, _stale(name, round=2))
+        kept = [one for _ in models for one in cohort.ended()]
+        assert {(one.owner, one.round, type(one)) for one in kept} == {("a", 2, Kept), ("c", 2, Kept)}
+        assert list(cohort.ended()) == []
+        sealed = {one.owner: one for one in cohort.seal([_stale(name, round=5) for name in models])}
+        alone = {name: opened() for name, opened in openers(torch_task, SHARDS).items()}
+        for name, vector in models.items():
+            alone[name].train_and_keep(vector, _stale(name, round=2))
+            found, expected = sealed[name], alone[name].seal(_stale(name, round=5))
+            assert isinstance(found, Sealed)
+            assert isinstance(expected, Sealed)
+            assert (found.round, found.payload.tobytes()) == (5, expected.payload.tobytes())
+
+    def test_owners_answer_and_are_evaluated_between_training_and_sealing(self, cohort: BackgroundCohort) -> None:
+        cohort.begin(VECTOR, _stale("a", round=2))
+        assert [one.owner for one in cohort.ended()] == ["a"]
+        assert set(dict(cohort.evaluate(VECTOR, "train", ["a", "b"]))) == {"a", "b"}
+        (sealed,) = cohort.seal([_stale("a", round=2)])
+        assert isinstance(sealed, Sealed)
+
+    def test_an_owner_that_keeps_nothing_has_nothing_to_seal(self, cohort: BackgroundCohort) -> None:
+        (answer,) = cohort.seal([_stale("b", round=3)])
+        assert isinstance(answer, Absent)
+        assert (answer.owner, answer.round, answer.outcome) == ("b", 3, "absent")
+
+    def test_an_owner_that_cannot_train_says_why_in_the_background_too(self, cohort: BackgroundCohort) -> None:
+        cohort.begin(VECTOR, replace(_stale("a", round=2), work=Work(1, "epochs")))
+        (answer,) = cohort.ended()
+        assert isinstance(answer, Absent)
+        assert (answer.owner, answer.round, answer.outcome) == ("a", 2, "dropped")
+
+    def test_of_an_owner_that_is_forgotten_nothing_is_told(self, cohort: BackgroundCohort) -> None:
+        cohort.begin(VECTOR, _stale("a", round=2))
+        cohort.begin(VECTOR, _stale("b", round=2))
+        cohort.forget("a")
+        assert [one.owner for one in cohort.ended()] == ["b"]
+        assert list(cohort.ended()) == []
+
+
+def _stale(name: str, round: int) -> Assignment:
+    return assignment(replace(plan(2, round=round), staleness=Staleness(power=1.0, most=9)), name)
 
 
 def _talkative(name: str) -> Owner:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from contracts.cohort import CohortContract, OpensCohort, SinglePools
+from contracts.cohort import BackgroundContract, CohortContract, OpensCohort, SinglePools
 
 from fedray.pools import InProcessCohort, InProcessPool
 
 
-class TestInProcessCohort(CohortContract):
+class TestInProcessCohort(CohortContract, BackgroundContract):
     @pytest.fixture
     def opens_cohort(self) -> OpensCohort:
         return InProcessCohort

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 import fedray
 from fedray import build, cli, records, rounds, running, tune
-from fedray.actors import cohort
+from fedray.actors import calls
 from fedray.config import Experiment, replaced
 from fedray.config.data import Tables
 from fedray.config.learning import Ckks, CustomModel, Masked, Protection
@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {str(page.relative_to(ROOT)): page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
 OURS = [name for name in PAGES if name not in ("docs/data.md", "docs/figures.md")]
 FENCE = re.compile(r"(?:<!-- test: skip because (.+?) -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-NO_MODULE = {"fedray.owner"}
+NO_MODULE = {"fedray.owner", "fedray.node"}
 """Node labels, which look like modules."""
 
 
@@ -271,7 +271,7 @@ def test_constants_in_the_text_are_those_of_the_code() -> None:
     concepts = text_of("docs/concepts.md")
     assert rounds.PATIENCE == 3
     assert "After three rounds in a row" in concepts
-    assert f"and {cohort.GRACE_S:g} s of grace" in concepts
+    assert f"and {calls.GRACE_S:g} s of grace" in concepts
     for file in (records.STREAM, records.PARQUET, running.MODEL):
         assert file in concepts
 

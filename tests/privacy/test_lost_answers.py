@@ -24,7 +24,9 @@ class Losing(InProcessCohort):
         super().__init__(openers)
         self._lost_rounds = rounds
 
-    def train(self, vector: Vector, assignments: Sequence[Assignment]) -> Iterable[Sealed | Absent]:
+    def train(
+        self, vector: Vector, assignments: Sequence[Assignment], patience_s: float | None = None
+    ) -> Iterable[Sealed | Absent]:
         for answer in super().train(vector, assignments):
             lost = answer.round in self._lost_rounds
             yield Absent(answer.owner, answer.round, "absent", "lost on the way") if lost else answer

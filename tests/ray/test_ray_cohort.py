@@ -8,7 +8,7 @@ from pathlib import Path
 import contracts.cohort
 import pytest
 import toys
-from contracts.cohort import CohortContract
+from contracts.cohort import BackgroundContract, CohortContract
 from ray import cloudpickle
 
 from fedray.actors.cohort import RayCohort
@@ -20,7 +20,7 @@ cloudpickle.register_pickle_by_value(toys)
 cloudpickle.register_pickle_by_value(contracts.cohort)
 
 
-class TestRayCohort(CohortContract):
+class TestRayCohort(CohortContract, BackgroundContract):
     """The contract, with real actors."""
 
     @pytest.fixture
