@@ -36,6 +36,7 @@ class RayCohort:
         openers: owner's name to what opens the owner, run inside its actor.
         experiment: says placement, resources and time-outs.
         cpus: logical CPUs that owners share where the experiment says ``auto``.
+        run: stands in the actors' names; see ``Crew``.
 
     Raises:
         ResourcesError: the cluster lacks something, or actors did not start in time.
@@ -45,7 +46,13 @@ class RayCohort:
     at_once = 1
     notes: Sequence[str] = ()
 
-    def __init__(self, openers: Mapping[str, Callable[[], Owner]], experiment: Experiment, cpus: float) -> None:
+    def __init__(
+        self,
+        openers: Mapping[str, Callable[[], Owner]],
+        experiment: Experiment,
+        cpus: float,
+        run: str | None = None,
+    ) -> None:
         names = sorted(openers)
         share = owner_cpus(experiment, len(names), cpus)
         self._at_once = len(names) if share >= 1 or experiment.resources.owner_cpus != "auto" else max(1, int(cpus))
@@ -53,7 +60,7 @@ class RayCohort:
         self._answer_timeout_s = experiment.resources.answer_timeout_s
         self._wait_s = experiment.faults.wait_s
         self._awaited = 0
-        self._actors = Crew(openers, experiment, share)
+        self._actors = Crew(openers, experiment, share, run)
         self._late = Late(self._actors)
         self._begun = Calls(self._late)
         self._missed: list[Absent] = []

@@ -7,6 +7,7 @@ that are left outstanding, so that nobody waits twice for an owner that is silen
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections import Counter, defaultdict
@@ -26,6 +27,8 @@ from fedray.owners import Owner
 
 SILENCE_S = 10.0
 """How long a sign of life is waited for, of an owner that gave the last one. Ray takes longer to give up a node."""
+FRESH_S = 1.0
+"""For how long a sign of life is taken for another: a round has many questions, and each costs a call an owner."""
 _TICK_S = 0.1
 
 
@@ -53,6 +56,7 @@ class Crew(Mapping[str, Any]):
         self._lock = Lock()
         self._made = Counter[str]()
         self._pulses: dict[str, Any] = {}
+        self._heard: dict[str, float] = {}
         self._refused: dict[str, set[str]] = defaultdict(set)
         self._actors: dict[str, Any] = {}
         self.gone: dict[str, str] = {}
@@ -78,7 +82,7 @@ class Crew(Mapping[str, Any]):
                 given ``SILENCE_S`` all the same.
         """
         began = time.monotonic()
-        missing, replaced = set(names), set[str]()
+        missing, replaced = {name for name in names if wait_s or not self._is_fresh(name)}, set[str]()
         while True:
             with self._lock:
                 missing = {name for name in missing if not self._answers(name)}
@@ -133,8 +137,12 @@ class Crew(Mapping[str, Any]):
             self._bury(name, error)
         else:
             self.gone.pop(name, None)
+            self._heard[name] = time.monotonic()
             return True
         return False
+
+    def _is_fresh(self, name: str) -> bool:
+        return time.monotonic() - self._heard.get(name, -math.inf) < FRESH_S
 
     def _bury(self, name: str, error: RayError) -> None:
         """Take note that an actor is dead for good, and of what."""

@@ -101,10 +101,16 @@ def _nobody_at(address: str | None) -> ResourcesError:
     return ResourcesError(f"no Ray cluster answers at {address}", "a running cluster", "check --address or RAY_ADDRESS")
 
 
-def ray_cohort(experiment: Experiment, cpus: float) -> OpensCohort:
-    """Opens a cohort of one actor an owner, or of pools; they share ``cpus`` where the experiment says ``auto``."""
+def ray_cohort(experiment: Experiment, cpus: float, run: str | None = None) -> OpensCohort:
+    """Opens a cohort of one actor an owner, or of pools.
+
+    Args:
+        experiment: what is run.
+        cpus: what they share where the experiment says ``auto``.
+        run: stands in the actors' names.
+    """
     if not isinstance(experiment.simulation, Pooled):
-        return partial(RayCohort, experiment=experiment, cpus=cpus)
+        return partial(RayCohort, experiment=experiment, cpus=cpus, run=run)
     return partial(
         PooledCohort,
         experiment=experiment,
@@ -114,13 +120,13 @@ def ray_cohort(experiment: Experiment, cpus: float) -> OpensCohort:
     )
 
 
-def ray_key_holder(experiment: Experiment) -> OpensKeyHolder:
-    """Opens the key holder as an actor, where the experiment places it."""
+def ray_key_holder(experiment: Experiment, run: str | None = None) -> OpensKeyHolder:
+    """Opens the key holder as an actor, where the experiment places it; ``run`` stands in its name."""
     section = experiment.protection
     place = section.key_holder if isinstance(section, Ckks | Bfv) else Place()
     resources = experiment.resources
     timeout_s = max(resources.start_timeout_s, resources.answer_timeout_s)
-    return partial(RayKeyHolder, place=place, timeout_s=timeout_s)
+    return partial(RayKeyHolder, place=place, timeout_s=timeout_s, run=run)
 
 
 class RayServer:
@@ -153,13 +159,13 @@ class RayServer:
     ) -> None:
         cpus = ray.cluster_resources().get("CPU", 1.0)
         require(experiment, data.owner_names(experiment.data), cpus)
-        opens = partial(
-            open_federation, experiment, ray_cohort(experiment, cpus), state_dir, ray_key_holder(experiment), run=run
-        )
+        name = f"{label} {secrets.token_hex(2)}"
+        parties = ray_cohort(experiment, cpus, name), state_dir, ray_key_holder(experiment, name)
+        opens = partial(open_federation, experiment, *parties, run=run)
         self._experiment = experiment
         self._timeline = timeline
         self._begun: Any = None
-        options = {**server_options(experiment), **named("server", f"{label} {secrets.token_hex(2)}")}
+        options = {**server_options(experiment), **named("server", name)}
         self._server: Any = RemoteServer.options(**options, max_restarts=0, max_task_retries=0).remote(
             opens, label, is_restart
         )
