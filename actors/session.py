@@ -33,6 +33,8 @@ from fedray.protecting import OpensKeyHolder
 from fedray.rounds import After
 from fedray.values import Population
 
+_LOOK_S = 0.5
+"""How often it is looked whether lost nodes are back."""
 _REPORTED_S = 1.0
 """How often Ray's processes report what they did."""
 
@@ -157,8 +159,8 @@ class RayServer:
         label: str = "run",
         is_restart: bool = False,
     ) -> None:
+        _require_in_time(experiment, experiment.resources.start_timeout_s if is_restart else 0.0)
         cpus = ray.cluster_resources().get("CPU", 1.0)
-        require(experiment, data.owner_names(experiment.data), cpus)
         name = f"{label} {secrets.token_hex(2)}"
         parties = ray_cohort(experiment, cpus, name), state_dir, ray_key_holder(experiment, name)
         opens = partial(open_federation, experiment, *parties, run=run)
@@ -202,6 +204,22 @@ class RayServer:
         if self._timeline:
             write_timeline(self._timeline)
         ray.kill(self._server)
+
+
+def _require_in_time(experiment: Experiment, timeout_s: float) -> None:
+    """Wait for what the experiment asks of the cluster: a node that was lost with the server may be back soon.
+
+    Raises:
+        ResourcesError: it is not there in time.
+    """
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            return require(experiment, data.owner_names(experiment.data), ray.cluster_resources().get("CPU", 1.0))
+        except ResourcesError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(_LOOK_S)
 
 
 def _get(ref: Any, timeout_s: float | None = None) -> Any:

@@ -18,6 +18,7 @@ from fedray.build import keep_run_id, run_id
 from fedray.config import Experiment, as_yaml, validated
 from fedray.config.privacy import NoPrivacy
 from fedray.errors import RecordsError, RunDirectoryError
+from fedray.files import put
 from fedray.folders import Folder
 from fedray.records import PARQUET, header, record_from_json, record_to_json, write_parquet
 from fedray.run_directory import EXPERIMENT, OWNERS
@@ -93,4 +94,4 @@ def _make(directory: Path, begun: _Begun, records: Sequence[RoundRecord]) -> Non
         keep_run_id(directory / OWNERS, begun.run)
     experiment = validated(yaml.safe_load(begun.experiment))
     write_parquet(directory / PARQUET, replace(header(experiment), status="interrupted", rounds=tuple(records)))
-    (directory / EXPERIMENT).write_text(begun.experiment)
+    put(directory / EXPERIMENT, begun.experiment.encode())

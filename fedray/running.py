@@ -13,8 +13,8 @@ from torch import nn
 
 from fedray.build import check
 from fedray.checkpoints import Checkpoint, CheckpointStore
-from fedray.config import Experiment, load
-from fedray.errors import ConfigError, RunDirectoryError, ServerLost
+from fedray.config import Experiment, load, validated
+from fedray.errors import ConfigError, RecordsError, RunDirectoryError, ServerLost
 from fedray.federation import ServerState
 from fedray.making import make_module, state_dict
 from fedray.mirror import restored
@@ -25,6 +25,9 @@ from fedray.rounds import After, goes_on
 from fedray.run_directory import EXPERIMENT, MODEL, held, new_directory
 from fedray.values import RoundRecord
 from fedray.writing import RunWriter
+
+_MAY_CHANGE = frozenset({"resources", "placement", "faults"})
+"""Sections that a run may go on with otherwise than it began."""
 
 
 class Run:
@@ -84,7 +87,7 @@ class Run:
             store.require_empty()
             return store, None
         newest = store.newest()
-        self.before = rounds_until(self.directory, newest, store)
+        self.before = rounds_until(self.experiment, self.directory, newest, store)
         return store, newest
 
     def _rounds(self, store: CheckpointStore, state: ServerState | None, stack: ExitStack) -> Iterator[RoundRecord]:
@@ -190,18 +193,46 @@ def _ended(state: ServerState) -> Status:
     return "exhausted" if state.is_exhausted else "complete"
 
 
-def rounds_until(directory: Path, newest: Checkpoint | None, store: CheckpointStore) -> Sequence[RoundRecord]:
+def rounds_until(
+    experiment: Experiment, directory: Path, newest: Checkpoint | None, store: CheckpointStore
+) -> Sequence[RoundRecord]:
     """Records up to the newest checkpoint, whose own record it brings itself.
 
     Raises:
-        RecordsError: records were given out of rounds after it, and the run's privacy does not allow to do them again.
+        ConfigError: the experiment is not the one on record.
+        RecordsError: records were given out of rounds after it, and the run's privacy does not allow to do them again;
+            or records of rounds before it are gone.
     """
-    recorded = read_run(directory).rounds if any((directory / name).is_file() for name in (PARQUET, STREAM)) else ()
+    found = read_run(directory) if any((directory / name).is_file() for name in (PARQUET, STREAM)) else None
+    recorded = found.rounds if found else ()
+    if found:
+        _require_same(experiment, validated(found.experiment))
     done = newest.state.round if newest else 0
     if recorded and recorded[-1].round > done:
         store.require_repeatable(recorded[-1].round, done)
     kept = [record for record in recorded if record.round < done]
+    if len(kept) < done - 1:
+        raise RecordsError(
+            f"records of {len(kept)} rounds, but a checkpoint of round {done}",
+            "the records of all rounds before it",
+            f"restore {PARQUET} or {STREAM} from a copy",
+        )
     return [*kept, newest.record] if newest else []
+
+
+def _require_same(experiment: Experiment, before: Experiment) -> None:
+    """Refuse to go on with another experiment in an old one's directory; where it runs may change.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    names = Experiment.model_fields.keys() - _MAY_CHANGE
+    if changed := sorted(name for name in names if getattr(experiment, name) != getattr(before, name)):
+        raise ConfigError(
+            f"{EXPERIMENT} is not what the run's records say: {', '.join(changed)}",
+            "the experiment that the run began with",
+            "undo the change, or begin a new run",
+        )
 
 
 def load_model(experiment: Experiment, directory: str | Path, *, round: int | None = None) -> nn.Module:

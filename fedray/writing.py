@@ -8,6 +8,7 @@ from pathlib import Path
 from fedray.checkpoints import CheckpointStore
 from fedray.config import Experiment, as_yaml
 from fedray.events import EVENTS, EventLog
+from fedray.files import put
 from fedray.mirror import Mirror
 from fedray.records import RecordWriter, Status
 from fedray.rounds import After
@@ -32,7 +33,7 @@ class RunWriter:
     def __init__(
         self, experiment: Experiment, directory: Path, store: CheckpointStore, before: Sequence[RoundRecord] | None
     ) -> None:
-        (directory / EXPERIMENT).write_text(as_yaml(experiment))
+        put(directory / EXPERIMENT, as_yaml(experiment).encode())
         self._store = store
         self._records = RecordWriter(directory, experiment, before)
         self._mirror = Mirror(experiment, directory) if experiment.checkpoints.path else None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.exceptions import AuthenticationError
 
 from fedray.actors import nodes
 from fedray.clusters.launching import Node
@@ -32,10 +33,14 @@ def test_the_nodes_that_have_joined_are_one_line_of_json(ray_dir: Path) -> None:
     assert (node.name, node.is_head, node.resources["CPU"]) == ("head", True, 4.0)
 
 
-def test_without_a_cluster_the_command_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody(**options: object) -> None:
-        raise ConnectionError
+@pytest.mark.parametrize(
+    ("reason", "found"),
+    [(ConnectionError(), "no Ray cluster answers here"), (AuthenticationError("none"), "token is not here")],
+)
+def test_whoever_cannot_connect_is_told_why(reason: Exception, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: object) -> None:
+        raise reason
 
-    monkeypatch.setattr(ray, "init", nobody)
-    with pytest.raises(ResourcesError, match="no Ray cluster runs here"):
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ResourcesError, match=found):
         nodes.nodes()

@@ -26,7 +26,7 @@ from fedray.errors import ServerLost
 from fedray.privacy.ledger_file import verify
 from fedray.records import read_run
 
-breaking = study("breaking")
+breaking, replaying = study("breaking"), study("replaying")
 
 DIGITS: dict[str, Any] = {
     "name": "digits",
@@ -160,6 +160,6 @@ def test_an_owner_that_is_killed_comes_back_with_its_ledger_and_its_journal(tmp_
     assert outcomes.count("absent") <= 4, "it is waited for before a round begins"
     ledger = tmp_path / "run" / "owners" / "owner-01" / "ledger.jsonl"
     verify(ledger)
-    charged = breaking.charges(ledger)
+    charged = replaying.charges(ledger)
     assert {round for round, outcome in enumerate(outcomes, 1) if outcome == "update"} <= charged.keys()
     assert record.owners[1].epsilon == max(one.epsilon for one in record.owners)

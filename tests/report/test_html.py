@@ -235,3 +235,18 @@ def test_numbers_show_what_matters() -> None:
     assert numbers.size(1_234_567) == "1.2 MB"
     assert numbers.size(12) == "12 B"
     assert numbers.duration(250) == "4 min 10 s"
+
+
+def test_owners_whose_updates_were_stale_are_told_by_how_much(tmp_path: Path) -> None:
+    """Every update is two rounds old; in the last round one owner's is older, and not in the sum."""
+    run = fake_run(finals={"accuracy": 0.8})
+    assert "Rounds old" not in page_of([run], tmp_path)[0]
+    rounds = []
+    for record in run.rounds:
+        missed = record.round == run.rounds[-1].round
+        lines = [replace(line, staleness=2, outcome="update") for line in record.owners]
+        lines[-1] = replace(lines[-1], staleness=9, outcome="dropped") if missed else lines[-1]
+        rounds.append(replace(record, owners=tuple(lines)))
+    text, _ = page_of([replace(run, rounds=tuple(rounds))], tmp_path)
+    assert "Rounds old" in text
+    assert text.count(">2.0<") == len(run.rounds[0].owners)
