@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayTaskError
 
 from fedray import data
 from fedray.actors.cohort import RayCohort
@@ -61,6 +61,10 @@ def ray_session(address: str | None = None, *, keeps_events: bool = False) -> It
     local: dict[str, Any] = {} if address else own
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+    except AuthenticationError as error:
+        raise ResourcesError(
+            "the cluster takes a token, which is not here", "it in ~/.ray/auth_token", "copy it from the head"
+        ) from error
     except ConnectionError as error:
         raise _nobody_at(address) from error
     try:

@@ -1,4 +1,4 @@
-"""The command line: ``fedray run|compare|report|export|audit|audit-privacy|ledger|enrol|datasets|schema``.
+"""The command line, ``fedray``: what it raises becomes a message and an exit code.
 
 Exit codes: 0 done; 1 an unexpected error, or a promise that an audit found broken; 2 wrong usage or configuration;
 3 data; 4 model; 5 resources; 6 run directory; 7 records; 8 a run that could not go on; 130 interrupted.
@@ -14,6 +14,9 @@ from fedray.errors import FedrayError
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130
+"""Typer's exit code after Ctrl-C."""
+
 
 def main() -> None:
     """Run the command line; every ``FedrayError`` becomes one message and its exit code, never a traceback."""
@@ -24,9 +27,10 @@ def main() -> None:
         errors.print(f"  [dim]expected:[/] {_escaped(error.expected)}", highlight=False)
         errors.print(f"  [dim]to do:[/]    {_escaped(error.remedy)}", highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("interrupted; what was recorded is kept")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            errors.print("what was recorded is kept; go on by --resume")
+        raise
 
 
 def _escaped(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,7 +54,8 @@ def doctor(
 
 
 def _show(found: Diagnosis) -> None:
-    console.print(_nodes(found.nodes))
+    for node in found.nodes:
+        _show_node(node)
     for heading, placings in (("owner", found.owners), ("", found.others)):
         if placings:
             console.print()
@@ -67,14 +68,25 @@ def _show(found: Diagnosis) -> None:
         console.print(Text("nothing stands in the way", style="green"))
 
 
-def _nodes(nodes: Sequence[Node]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    rows = [_row(node) for node in nodes]
-    for column in rows[0] if rows else ():
-        table.add_column(column, overflow="fold", no_wrap=column == "node")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row.values()))
-    return table
+def _show_node(node: Node) -> None:
+    """A line of what every node has, then a line of each thing that only some have."""
+    cpus, gpus = node.resources.get("CPU", 0), node.resources.get("GPU", 0)
+    memory, store = _gib(node.resources.get("memory", 0)), _gib(node.resources.get("object_store_memory", 0))
+    has = f"{cpus:g} CPUs, {gpus:g} GPUs, {memory} memory, {store} object store"
+    console.print(Text.assemble((node.name, "bold"), "  ", has if node.is_alive else "gone"), soft_wrap=True)
+    for what, text in _details(node).items():
+        if text:
+            console.print(Text(f"  {what:10}{text}", style="dim"), soft_wrap=True)
+
+
+def _details(node: Node) -> dict[str, str]:
+    said = node.answer.said
+    owners = "?" if said is None else "none" if said.owners is None else ", ".join(sorted(said.owners)) or "nobody"
+    return {
+        "labels": ", ".join(f"{key}={value}" for key, value in _labels(node).items()),
+        "resources": ", ".join(f"{key} {value:g}" for key, value in _custom(node).items()),
+        "identity": owners if node.is_alive else "",
+    }
 
 
 def _table(heading: str, placings: Mapping[str, Placing]) -> Table:
@@ -93,22 +105,6 @@ def _table(heading: str, placings: Mapping[str, Placing]) -> Table:
 def _print_line(word: str, style: str, found: str, remedy: str) -> None:
     console.print(Text.assemble((f"{word}: ", style), found), soft_wrap=True)
     console.print(Text(f"  to do: {remedy}", style="dim"), soft_wrap=True)
-
-
-def _row(node: Node) -> dict[str, str]:
-    said = node.answer.said
-    owners = "?" if said is None else "none" if said.owners is None else ", ".join(sorted(said.owners)) or "nobody"
-    return {
-        "node": node.name,
-        "alive": "yes" if node.is_alive else "no",
-        "CPUs": f"{node.resources.get('CPU', 0):g}",
-        "GPUs": f"{node.resources.get('GPU', 0):g}",
-        "memory": _gib(node.resources.get("memory", 0)),
-        "object store": _gib(node.resources.get("object_store_memory", 0)),
-        "labels": ", ".join(f"{key}={value}" for key, value in _labels(node).items()),
-        "resources": ", ".join(f"{key} {value:g}" for key, value in _custom(node).items()),
-        "identity": owners if node.is_alive else "",
-    }
 
 
 def _facts(found: Diagnosis) -> dict[str, Any]:

@@ -15,6 +15,8 @@ server   the server's process gets SIGKILL
 store    the object store is filled twice over, for one to three seconds
 driver   the driver gets SIGKILL, and is resumed on the same Ray, which outlives it
 head     the driver gets SIGKILL and takes its own Ray with it; the run is resumed on a new one
+
+Ray tells of lost nodes in between; the whole table comes last.
 """
 
 from __future__ import annotations
@@ -232,24 +234,27 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print(f"{'fault':<9}{'times':>6}{'runs finished':>15}{'rounds':>8}{'no sum':>8}{'updates lost':>14}", end="")
-    print(f"{'wrong':>7}{'median s':>10}{'worst s':>9}{'minutes':>9}", flush=True)
+    table = [
+        f"{'fault':<9}{'times':>6}{'runs finished':>15}{'rounds':>8}{'no sum':>8}{'updates lost':>14}"
+        f"{'wrong':>7}{'median s':>10}{'worst s':>9}{'minutes':>9}"
+    ]
     with tempfile.TemporaryDirectory() as folder:
         os.environ[garbage.FOLDER] = folder
         for name in options.only:
             started = time.monotonic()
             found = study(name, options.times, Path(folder), random.Random(f"{options.seed} {name}"))
-            _print(name, found, (time.monotonic() - started) / 60)
+            table.append(_row(name, found, (time.monotonic() - started) / 60))
+            print(table[-1], flush=True)
+    print("\n".join(table))
 
 
-def _print(name: str, found: Found, minutes: float) -> None:
+def _row(name: str, found: Found, minutes: float) -> str:
     ended = f"{found.finished} of {found.runs}"
     seconds = found.recoveries_s or (float("nan"),)
     worst = "never" if found.stuck else f"{max(seconds):.1f}"
-    print(
+    return (
         f"{name:<9}{found.times:>6}{ended:>15}{found.rounds:>8}{found.lost:>8}{found.updates_lost:>14}"
-        f"{found.wrong:>7}{statistics.median(seconds):>10.1f}{worst:>9}{minutes:>9.1f}",
-        flush=True,
+        f"{found.wrong:>7}{statistics.median(seconds):>10.1f}{worst:>9}{minutes:>9.1f}"
     )
 
 

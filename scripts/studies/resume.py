@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
     "resources": {"owner_cpus": 0.25},
     "faults": {"server_restarts": 10, "wait_s": 30},
 }
-PRIVATE = {**SETTINGS, "privacy": {"name": "example", "noise_multiplier": 2.0}}
+PRIVATE = {**SETTINGS, "rounds": 60, "privacy": {"name": "example", "noise_multiplier": 2.0}}
 KINDS = ("driver", "server", "owner")
 AT_MOST = 7
 """Kills in one run."""

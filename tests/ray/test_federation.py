@@ -392,7 +392,6 @@ def test_a_lost_server_ends_the_run_and_keeps_its_records(tmp_path: Path, ray_di
     federation = fedray.run(replaced(DIGITS, {"rounds": 50, "faults.server_restarts": 0}), tmp_path / "run")
     rounds = iter(federation)
     next(rounds)
-    servers = [actor for actor in _actors() if actor["class_name"] == "ServerActor"]
     _kill_process("ServerActor")
     with pytest.raises(RunError):
         list(rounds)
