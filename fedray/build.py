@@ -211,6 +211,8 @@ def open_federation(
     population = cohort.population
     try:
         _require_whole_batches(experiment, population)
+        if run:
+            keep_run_id(state_dir, run)
         weight_bound = weight_bound_of(experiment, population)
         n_values = len(task.initial(0))
         protection = make_protection(experiment, n_values, weight_bound, open_key_holder, state_dir)
@@ -270,11 +272,9 @@ def _require_whole_batches(experiment: Experiment, population: Population) -> No
 
 
 def run_id(state_dir: Path) -> str:
-    """Names a run in owners' ledgers: random, and kept for when the run is resumed."""
+    """What the run is called in owners' ledgers: as it was kept, or a new random name."""
     path = state_dir / _RUN
-    if not path.is_file():
-        keep_run_id(state_dir, secrets.token_hex(8))
-    return path.read_text()
+    return path.read_text() if path.is_file() else secrets.token_hex(8)
 
 
 def keep_run_id(state_dir: Path, run: str) -> None:

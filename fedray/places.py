@@ -53,10 +53,9 @@ class Here:
         """Nothing to start."""
         return nullcontext()
 
-    def open(self, state: ServerState | None) -> Federating:
-        """Start the federation."""
-        state_dir = self.directory / OWNERS
-        return InProcessServer(self.experiment, state_dir, state, run_of(self.experiment, state_dir))
+    def open(self, state: ServerState | None, run: str | None = None) -> Federating:
+        """Start the federation; ``run`` names the run in owners' ledgers."""
+        return InProcessServer(self.experiment, self.directory / OWNERS, state, run)
 
 
 @dataclass
@@ -81,8 +80,8 @@ class OnRay:
 
         return ray_session(self.address, keeps_events=self.timeline)
 
-    def open(self, state: ServerState | None) -> Federating:
-        """Start the federation.
+    def open(self, state: ServerState | None, run: str | None = None) -> Federating:
+        """Start the federation; ``run`` names the run in owners' ledgers.
 
         Raises:
             FedrayError: see ``RayServer``.
@@ -96,7 +95,7 @@ class OnRay:
             self.experiment,
             state_dir,
             state,
-            run_of(self.experiment, state_dir),
+            run,
             timeline=timeline,
             label=self.directory.name,
             is_restart=self.n_opened > 1,
@@ -104,5 +103,5 @@ class OnRay:
 
 
 def run_of(experiment: Experiment, state_dir: Path) -> str | None:
-    """Names the run in owners' ledgers, now and when it is resumed; None where it spends no privacy."""
+    """What the run is called in owners' ledgers, now and when it is resumed; None where it spends no privacy."""
     return None if isinstance(experiment.privacy, NoPrivacy) else run_id(state_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,11 +19,11 @@ from fedray.errors import ConfigError, RecordsError, RunDirectoryError, ServerLo
 from fedray.federation import ServerState
 from fedray.making import make_module, state_dict
 from fedray.mirror import restored
-from fedray.places import Here, OnRay
+from fedray.places import Here, OnRay, run_of
 from fedray.records import PARQUET, STREAM, Status, read_run
 from fedray.restarting import Restarting
 from fedray.rounds import After, goes_on
-from fedray.run_directory import EXPERIMENT, MODEL, held, new_directory
+from fedray.run_directory import EXPERIMENT, MODEL, OWNERS, held, new_directory
 from fedray.values import RoundRecord
 from fedray.writing import RunWriter
 
@@ -72,7 +73,7 @@ class Run:
             store, newest = self._begun(stack)
             if newest is not None and not goes_on(self.experiment, newest.state):
                 self._end(newest.state)
-                RunWriter(self.experiment, self.directory, store, self.before).close(_ended(newest.state))
+                RunWriter(self.experiment, self.directory, store, self.before, None).close(_ended(newest.state))
                 return
             stack.enter_context(self._place.session())
             yield from self._rounds(store, newest.state if newest else None, stack)
@@ -93,9 +94,13 @@ class Run:
     def _rounds(self, store: CheckpointStore, state: ServerState | None, stack: ExitStack) -> Iterator[RoundRecord]:
         status: Status = "failed"
         restarts = self.experiment.faults.server_restarts
-        server = Restarting(self._place.open, state, restarts, lambda lost: self._note_loss(writer, lost))
+        run = run_of(self.experiment, self.directory / OWNERS)
+        server = Restarting(
+            partial(self._place.open, run=run), state, restarts, lambda lost: self._note_loss(writer, lost)
+        )
         stack.enter_context(closing(server))
-        writer = RunWriter(self.experiment, self.directory, store, self.before if self._is_resumed else None)
+        before = self.before if self._is_resumed else None
+        writer = RunWriter(self.experiment, self.directory, store, before, run)
         stack.callback(lambda: writer.close(status))
         try:
             self.notes += [f"goes on after round {state.round}"] if state else []

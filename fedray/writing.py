@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedray.build import keep_run_id
 from fedray.checkpoints import CheckpointStore
 from fedray.config import Experiment, as_yaml
 from fedray.events import EVENTS, EventLog
@@ -12,7 +13,7 @@ from fedray.files import put
 from fedray.mirror import Mirror
 from fedray.records import RecordWriter, Status
 from fedray.rounds import After
-from fedray.run_directory import EXPERIMENT
+from fedray.run_directory import EXPERIMENT, OWNERS
 from fedray.values import RoundRecord
 
 
@@ -28,11 +29,19 @@ class RunWriter:
         directory: the run directory.
         store: takes the checkpoints.
         before: records of rounds that the run has done already; None for a run that begins.
+        run: what it is called in owners' ledgers; None where it spends no privacy.
     """
 
     def __init__(
-        self, experiment: Experiment, directory: Path, store: CheckpointStore, before: Sequence[RoundRecord] | None
+        self,
+        experiment: Experiment,
+        directory: Path,
+        store: CheckpointStore,
+        before: Sequence[RoundRecord] | None,
+        run: str | None,
     ) -> None:
+        if run:
+            keep_run_id(directory / OWNERS, run)
         put(directory / EXPERIMENT, as_yaml(experiment).encode())
         self._store = store
         self._records = RecordWriter(directory, experiment, before)
