@@ -96,7 +96,10 @@ class RayCohort:
                     assignment = waiting.pop()
                     call = self._actors[assignment.owner].train.remote(shared, assignment)
                     calls.add(call, assignment, self._deadline_s)
-                yield from calls.answers()
+                for answer in calls.answers():
+                    if isinstance(answer, Absent) and answer.outcome == "absent":
+                        self._actors.doubt(answer.owner)
+                    yield answer
         finally:
             calls.leave()
 

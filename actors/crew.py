@@ -57,6 +57,7 @@ class Crew(Mapping[str, Any]):
         self._made = Counter[str]()
         self._pulses: dict[str, Any] = {}
         self._heard: dict[str, float] = {}
+        self._gone_since: dict[str, float] = {}
         self._refused: dict[str, set[str]] = defaultdict(set)
         self._actors: dict[str, Any] = {}
         self.gone: dict[str, str] = {}
@@ -78,11 +79,11 @@ class Crew(Mapping[str, Any]):
 
         Args:
             names: owners.
-            wait_s: how long to wait for those that are gone, in seconds; one that was there when it was last asked is
-                given ``SILENCE_S`` all the same.
+            wait_s: how long to wait for those that are gone, in seconds from when they were found to be; one that was
+                there when it was last asked is given ``SILENCE_S`` all the same.
         """
         began = time.monotonic()
-        missing, replaced = {name for name in names if wait_s or not self._is_fresh(name)}, set[str]()
+        missing, replaced = {name for name in names if not self._is_fresh(name)}, set[str]()
         while True:
             with self._lock:
                 missing = {name for name in missing if not self._answers(name)}
@@ -96,6 +97,10 @@ class Crew(Mapping[str, Any]):
             self._listen(awaited)
         self._explain(missing)
         return set(names) - missing
+
+    def doubt(self, owner: str) -> None:
+        """Ask an owner for a sign of life when it is needed next, however lately it gave one: a call of it was lost."""
+        self._heard.pop(owner, None)
 
     def restart(self, owner: str) -> None:
         """End an owner's process, which hangs, and have Ray start another."""
@@ -132,11 +137,12 @@ class Crew(Mapping[str, Any]):
         try:
             ray.get(pulse)
         except ActorUnavailableError:
-            self.gone[name] = "its actor was lost; Ray starts it again"
+            self._lost(name, "its actor was lost; Ray starts it again")
         except RayError as error:
             self._bury(name, error)
         else:
             self.gone.pop(name, None)
+            self._gone_since.pop(name, None)
             self._heard[name] = time.monotonic()
             return True
         return False
@@ -149,15 +155,17 @@ class Crew(Mapping[str, Any]):
         if refusal := refusal_in(error):
             self._refused[name].add(refusal.node)
             self.dead[name] = refusal.error
-            self.gone[name] = f"its actor refused {refusal.error.found}"
+            self._lost(name, f"its actor refused {refusal.error.found}")
         else:
             self.dead[name] = _ended(name, error)
-            self.gone[name] = "its actor was ended; another takes its place"
+            self._lost(name, "its actor was ended; another takes its place")
 
     def _is_awaited(self, name: str, waited_s: float, wait_s: float) -> bool:
         if name in self.dead:
             return False
-        return waited_s < (wait_s if name in self.gone else max(wait_s, SILENCE_S))
+        if name in self._gone_since:
+            return time.monotonic() - self._gone_since[name] < wait_s
+        return waited_s < max(wait_s, SILENCE_S)
 
     def _listen(self, names: Collection[str]) -> None:
         """Sleep until all of these have answered, or a little while."""
@@ -170,9 +178,14 @@ class Crew(Mapping[str, Any]):
     def _explain(self, missing: Collection[str]) -> None:
         nodes = alive_nodes() if missing else []
         for name in missing:
-            self.gone.setdefault(name, f"no sign of life for {SILENCE_S:g} s")
             if not any(owner_seat(self._experiment, name, self._cpus).fits(node) for node in nodes):
-                self.gone[name] = "its node is gone; it is back when a node of its placement is there"
+                self._lost(name, "its node is gone; it is back when a node of its placement is there")
+            elif name not in self.gone:
+                self._lost(name, f"no sign of life for {SILENCE_S:g} s")
+
+    def _lost(self, name: str, reason: str) -> None:
+        self.gone[name] = reason
+        self._gone_since.setdefault(name, time.monotonic())
 
 
 def _ended(name: str, error: RayError) -> ResourcesError:

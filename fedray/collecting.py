@@ -112,7 +112,7 @@ def collect(
         clock.lap("train")
         taking.take(answer)
         clock.lap("combine")
-        if combiner.n_added >= enough:
+        if combiner.n_added >= enough and taking.is_waited_for:
             break
     clock.lap("train")
     collected = Collected(combiner, taking.sealed, taking.absent, tuple(briefed), taking.bytes_up)
@@ -155,6 +155,11 @@ class _Taking:
         self._combiner = combiner
         self._briefed = briefed
         self._terms = next((one.terms(state.vector) for one in briefed.values()), b"")
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether somebody has not answered yet."""
+        return not self._briefed.keys() <= {*self.sealed, *self.absent}
 
     def take(self, answer: Sealed | Subtotal | Absent) -> None:
         if isinstance(answer, Absent):

@@ -129,20 +129,16 @@ def _checked(file: ClusterFile, experiment: Experiment | None) -> None:
     from fedray.clusters.images import Versions
 
     found = findings(file, experiment, Versions.installed(), complaint)
-    if found:
-        console.print(_findings_table(found))
+    for one in found:
+        _show_finding(one)
     if any(one.severity == "error" for one in found):
         raise typer.Exit(ConfigError.exit_code)
     console.print(f"{file.path}: no errors", highlight=False, soft_wrap=True)
 
 
-def _findings_table(found: Sequence[Finding]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("", "where", "found", "to do"):
-        table.add_column(heading, overflow="fold")
-    for one in found:
-        table.add_row(Text(one.severity, style=_STYLES[one.severity]), *map(Text, (one.where, one.found, one.remedy)))
-    return table
+def _show_finding(one: Finding) -> None:
+    console.print(Text.assemble((one.severity, _STYLES[one.severity]), f"  {one.where}: {one.found}"), soft_wrap=True)
+    console.print(Text(f"  to do: {one.remedy}", style="dim"), soft_wrap=True)
 
 
 def _nodes_table(found: Sequence[Node]) -> Table:

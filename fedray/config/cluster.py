@@ -69,9 +69,9 @@ Simulation = Annotated[OwnActors | Pooled, Field(discriminator="name"), BY_NAME]
 class Faults(Section):
     """What a run does about processes and nodes that are lost."""
 
-    wait_s: NonNegativeFloat = 0.0
-    """How long a round waits, before it begins, for owners of its cohort whose node is gone; then it goes on without
-    them."""
+    wait_s: NonNegativeFloat = 15.0
+    """How long rounds wait, before they begin, for an owner of their cohort that was lost, from when it was: a process
+    is started again within seconds. Then they go on without it until it is back."""
     server_restarts: NonNegativeInt = 3
     """How often in a row a lost server is started again from the last checkpoint, without a round in between."""
 

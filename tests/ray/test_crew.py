@@ -36,6 +36,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 HOSPITALS = Experiment(
     placement={name: {"labels": {"fedray.owner": name}} for name in ("ann", "bob")},
     resources={"owner_cpus": 0.25},
+    faults={"wait_s": 0.0},
 )
 PATIENCE = 400
 """Questions after which an owner should long have been back."""
@@ -49,8 +50,9 @@ def cluster() -> Iterator[Machines]:
 
 
 @pytest.fixture
-def nodes(cluster: Machines) -> Iterator[Machines]:
-    """A head and two owners' nodes; whatever else a test has joined leaves."""
+def nodes(cluster: Machines, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
+    """A head and two owners' nodes; whatever else a test has joined leaves. No sign of life stands for another."""
+    monkeypatch.setattr(crew_module, "FRESH_S", 0.0)
     cluster.join("ann", label="ann", owners=["ann", "owner-00"])
     yield cluster
     for machine in cluster.joined() - {"bob"}:
@@ -187,6 +189,19 @@ def test_a_silent_owner_is_waited_for_once(nodes: Machines, tmp_path: Path, monk
         until_there(crew, "ann")
         assert crew.gone == {}
         assert pid_of(crew, "ann") == stopped
+
+
+def test_a_sign_of_life_stands_for_another_until_a_call_is_lost(
+    nodes: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Crew(openers(tmp_path / "log"), HOSPITALS, cpus=0.25)) as crew:
+        assert crew.present(["ann", "bob"], wait_s=60) == {"ann", "bob"}
+        monkeypatch.setattr(crew_module, "FRESH_S", 1e6)
+        ray.kill(crew["ann"])
+        assert crew.present(["ann", "bob"]) == {"ann", "bob"}
+        crew.doubt("ann")
+        assert crew.present(["bob"]) == {"bob"}
+        assert "ann" not in crew.present(["ann", "bob"])
 
 
 def test_an_owner_that_hangs_answers_again_once_it_is_restarted(nodes: Machines, tmp_path: Path) -> None:
