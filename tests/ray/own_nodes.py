@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,8 +86,13 @@ class Machines:
         self._cluster.remove_node(self._nodes.pop(machine), allow_graceful=False)
 
     def node_id(self, machine: str) -> str:
-        (found,) = [node for node in ray.nodes() if node["Alive"] and node["Labels"].get("machine") == machine]
-        return str(found["NodeID"])
+        return str(self._nodes[machine].node_id)
+
+    def settle(self) -> None:
+        """Wait until Ray has noticed which nodes are lost."""
+        known = {node.node_id for node in self._nodes.values()}
+        while {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Labels"].get("machine")} - known:
+            time.sleep(0.1)
 
     def close(self) -> None:
         ray.shutdown()

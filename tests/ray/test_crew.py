@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -57,6 +58,7 @@ def nodes(cluster: Machines, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machin
     yield cluster
     for machine in cluster.joined() - {"bob"}:
         cluster.lose(machine)
+    cluster.settle()
 
 
 def noting(open_owner: Callable[[], Owner], log: Path) -> Owner:
@@ -72,6 +74,7 @@ def openers(log: Path) -> dict[str, Callable[[], Owner]]:
 
 
 def ask(cohort: RayCohort, round: int) -> dict[str, Sealed | Absent]:
+    time.sleep(0.1)
     plan = toys.plan(round=round)
     vector = toys.torch_task().initial(0)
     return {one.owner: one for one in cohort.train(vector, [toys.assignment(plan, name) for name in ("ann", "bob")])}
@@ -79,7 +82,7 @@ def ask(cohort: RayCohort, round: int) -> dict[str, Sealed | Absent]:
 
 def until_there(crew: Crew, owner: str) -> int:
     """How often it was asked for."""
-    return next(number for number in range(PATIENCE) if crew.present([owner], wait_s=0.2))
+    return next(number for number in range(PATIENCE) if crew.present([owner]) or time.sleep(0.1))
 
 
 def pid_of(crew: Crew, owner: str) -> int:

@@ -106,10 +106,8 @@ def test_it_names_versions_that_differ_and_tells_what_each_node_has(
     (numpy,) = [one["found"] for one in found["findings"] if "differs" in one["found"]]
     assert numpy.startswith("numpy differs: ")
     assert f"9.9.9 on {_name(found, nodes.node_id('bob'))}" in numpy
-    assert [one["found"].partition(" ")[0] for one in found["findings"] if "differs" not in one["found"]] == [
-        "token",
-        "TLS",
-    ]
+    others = {one["found"].partition(" ")[0] for one in found["findings"] if "differs" not in one["found"]}
+    assert others - {"token"} == {"TLS"}, "a token may be on this machine or not"
     by_machine = {node["labels"].get("machine", "head"): node for node in found["nodes"]}
     assert by_machine["ann"]["identity"] == ["owner-00", "owner-04"]
     assert by_machine["head"]["identity"] is None

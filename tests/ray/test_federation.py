@@ -348,7 +348,7 @@ def _reachable(server: object) -> bytes:
     import gc
 
     found: list[bytes] = []
-    stack, seen = [server, server._server._rounds.gi_frame.f_locals], set()
+    stack, seen = [server, server._rounds.gi_frame.f_locals], set()
     while stack:
         thing = stack.pop()
         if id(thing) in seen or isinstance(thing, type) or len(seen) > 200_000:
