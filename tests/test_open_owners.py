@@ -215,7 +215,7 @@ def test_an_owner_that_was_let_go_signs_as_before_and_seals_no_round_twice(tmp_p
     after = owners.take("owner-00")
     assert after is not before
     assert identity_of(after) == identity_of(before)
-    refused = after.answer(1, encode(Invite(bytes(16), 1)))
+    refused = after.answer(1, encode(Invite(made.protection._run, 1)))  # type: ignore[attr-defined]
     assert isinstance(refused, Absent)
     assert (refused.outcome, refused.reason.partition(";")[0]) == ("refused", "round 1 again")
     assert isinstance(after.answer(2, encode(Invite(bytes(16), 2))), bytes), "a round that was not sealed may be"

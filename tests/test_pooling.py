@@ -329,8 +329,8 @@ def test_pools_add_up_what_may_be_added(protection: str, tmp_path: Path) -> None
     given: list[Any] = []
     train = InProcessPool.train
 
-    def noting(cohort: InProcessPool, *asked: Any) -> Any:
-        given.extend(train(cohort, *asked))
+    def noting(cohort: InProcessPool, *asked: Any, **patience: Any) -> Any:
+        given.extend(train(cohort, *asked, **patience))
         return list(given)
 
     with pytest.MonkeyPatch.context() as patch:
