@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedray.config import Experiment
 from fedray.config.privacy import NoPrivacy, OwnerLevel
-from fedray.errors import RecordsError, RunDirectoryError, RunError
+from fedray.errors import RecordsError, RunDirectoryError
 from fedray.federation import ServerState
 from fedray.folders import Folder
 from fedray.records import record_from_json, record_to_json
@@ -67,20 +67,13 @@ class CheckpointStore:
         Raises:
             RunError: it cannot be written.
         """
-        try:
-            data = pack(state, record_to_json(record))
-            self._folder.write(_name(state.round), data, is_durable=self._is_durable)
-            self.rounds.add(state.round)
-            self._scores[state.round] = self._score(record)
-            for round in self.rounds - self._kept():
-                self._folder.delete(_name(round))
-                self.rounds.discard(round)
-        except OSError as error:
-            raise RunError(
-                f"the checkpoint of round {state.round} cannot be written: {str(error).splitlines()[0]}",
-                f"room and rights in {self._folder}",
-                "make room, then go on with fedray run --resume",
-            ) from error
+        data = pack(state, record_to_json(record))
+        self._folder.write(_name(state.round), data, is_durable=self._is_durable)
+        self.rounds.add(state.round)
+        self._scores[state.round] = self._score(record)
+        for round in self.rounds - self._kept():
+            self._folder.delete(_name(round))
+            self.rounds.discard(round)
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that can be read; None where there is none.

@@ -162,6 +162,7 @@ class _Taking:
         return not self._briefed.keys() <= {*self.sealed, *self.absent}
 
     def take(self, answer: Sealed | Subtotal | Absent) -> None:
+        """Add an update to the sum, or note why there is none."""
         if isinstance(answer, Absent):
             self.absent[answer.owner] = answer
             return

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from fedray.errors import ConfigError
+from fedray.errors import ConfigError, RunError
 from fedray.files import put
 
 
@@ -60,21 +60,34 @@ class Folder:
         """Write a file, whole or not at all; on this machine for its user alone.
 
         Raises:
-            OSError: it cannot be written.
+            RunError: it cannot be written.
         """
         path = f"{self._path}/{name}"
-        self._files.create_dir(self._path, recursive=True)
-        if isinstance(self._files, fs.LocalFileSystem):
-            put(Path(path), data, is_durable=is_durable)
-            return
-        with self._files.open_output_stream(f"{path}.partial") as file:
-            file.write(data)
-        self._files.move(f"{path}.partial", path)
+        try:
+            self._files.create_dir(self._path, recursive=True)
+            if isinstance(self._files, fs.LocalFileSystem):
+                put(Path(path), data, is_durable=is_durable)
+                return
+            with self._files.open_output_stream(f"{path}.partial") as file:
+                file.write(data)
+            self._files.move(f"{path}.partial", path)
+        except OSError as error:
+            raise self._unfit(name, error) from error
 
     def delete(self, name: str) -> None:
         """Delete a file.
 
         Raises:
-            OSError: it is not there, or may not be.
+            RunError: it is not there, or may not be.
         """
-        self._files.delete_file(f"{self._path}/{name}")
+        try:
+            self._files.delete_file(f"{self._path}/{name}")
+        except OSError as error:
+            raise self._unfit(name, error) from error
+
+    def _unfit(self, name: str, error: OSError) -> RunError:
+        return RunError(
+            f"{name} in {self} cannot be written or deleted: {str(error).splitlines()[0]}",
+            "room and rights there",
+            "make room, then go on with fedray run --resume",
+        )

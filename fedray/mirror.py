@@ -39,6 +39,9 @@ class _Begun(msgspec.Struct, frozen=True):
 class Mirror:
     """Keeps a run's beginning and its records beside its checkpoints.
 
+    Raises:
+        RunError: they cannot be written there.
+
     Args:
         experiment: what is run.
         directory: the run directory.

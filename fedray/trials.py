@@ -27,7 +27,6 @@ from fedray.config.cluster import Pooled
 from fedray.config.space import Space
 from fedray.errors import FedrayError, RunError
 from fedray.records import PARQUET, header, read_run, write_parquet
-from fedray.rounds import federate
 from fedray.scheduling import rounds_of
 from fedray.states import load_state, save_state
 from fedray.values import RoundRecord
@@ -86,7 +85,7 @@ def _federate(experiment: Experiment, folder: Path, ledgers: Path) -> None:
     opens_cohort = ray_cohort(experiment, cpus=OWNERS_CPUS)
     federation = open_federation(experiment, opens_cohort, folder, ray_key_holder(experiment), ledgers=ledgers)
     try:
-        for after, record in rounds_of(experiment, federate)(federation, state):
+        for after, record in rounds_of(experiment)(federation, state):
             records = replace(records, rounds=(*records.rounds, record))
             if record.round == experiment.rounds:
                 records = replace(records, status="complete")

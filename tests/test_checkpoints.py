@@ -197,7 +197,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, record: RoundRecord, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("fedray.folders.put", full)
-    with pytest.raises(RunError, match=r"round 1 cannot be written.*No space left"):
+    with pytest.raises(RunError, match=r"round-000001.* cannot be written.*No space left"):
         write(store(tmp_path), record, 1)
 
 
