@@ -22,7 +22,7 @@ class Folder:
     """
 
     def __init__(self, place: str) -> None:
-        self._place = place
+        self._place = place.rstrip("/")
         try:
             self._files, path = fs.FileSystem.from_uri(place)
             self._path = path.rstrip("/")

@@ -30,6 +30,7 @@ from fedray.config.search import Asha, Search
 from fedray.config.search import RandomStopping as RandomDraws
 from fedray.config.space import Range, Space, separate
 from fedray.errors import ConfigError, RunDirectoryError, RunError
+from fedray.folders import Folder
 from fedray.privacy.tuning import RandomStopping
 from fedray.records import RunRecords, Status, find_runs, read_run, write_parquet
 from fedray.run_directory import new_directory
@@ -120,6 +121,7 @@ def compare(
             require(point, names, OWNERS_CPUS)
         tuner = _restored(target, found, experiments[0]) if resume else _tuner(target, found, experiments[0])
         if not resume:
+            target.mkdir(parents=True, exist_ok=True)
             (target / _SPACE).write_text(yaml.safe_dump(plain(_described(found)), sort_keys=False))
         token = _watching.set(watch or _nobody)
         stack.callback(_watching.reset, token)
@@ -240,8 +242,14 @@ def _trainable(target: Path, space: Space, example: Experiment) -> Any:
 
 
 def _storage(target: Path, example: Experiment) -> str:
-    """Where Tune keeps its trials."""
-    return example.checkpoints.path or str(target.absolute())
+    """Where Tune keeps its trials: in a folder of this comparison's own.
+
+    Raises:
+        ConfigError: the place that the experiment names is none.
+    """
+    if example.checkpoints.path is None:
+        return str(target.absolute())
+    return f"{Folder(example.checkpoints.path)}/{target.absolute().name}"
 
 
 def _restored(target: Path, space: Space, example: Experiment) -> tune.Tuner:
