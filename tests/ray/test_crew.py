@@ -89,6 +89,14 @@ def pid_of(crew: Crew, owner: str) -> int:
     return int(ray.get(crew[owner].__ray_call__.remote(lambda actor: os.getpid())))
 
 
+def until_ended(pid: int) -> None:
+    """A killed actor answers what reaches it before the signal does."""
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline, f"process {pid} did not end"
+        time.sleep(0.05)
+
+
 def test_a_lost_node_makes_its_owner_absent_and_its_return_brings_the_owner_back(
     nodes: Machines, tmp_path: Path
 ) -> None:
@@ -200,7 +208,9 @@ def test_a_sign_of_life_stands_for_another_until_a_call_is_lost(
     with closing(Crew(openers(tmp_path / "log"), HOSPITALS, cpus=0.25)) as crew:
         assert crew.present(["ann", "bob"], wait_s=60) == {"ann", "bob"}
         monkeypatch.setattr(crew_module, "FRESH_S", 1e6)
+        killed = pid_of(crew, "ann")
         ray.kill(crew["ann"])
+        until_ended(killed)
         assert crew.present(["ann", "bob"]) == {"ann", "bob"}
         crew.doubt("ann")
         assert crew.present(["bob"]) == {"bob"}
