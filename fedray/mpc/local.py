@@ -1,0 +1,67 @@
+"""Three parties as threads of this process: for tests, debugging and measuring. It protects nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from fedray.errors import RunError
+from fedray.mpc.conducting import Conductor
+from fedray.mpc.keys import Reader, party_of
+from fedray.mpc.shares import N_PARTIES
+from fedray.mpc.worker import Worker
+
+PATIENCE_S = 30.0
+
+
+class _Queues:
+    """A post between threads."""
+
+    def __init__(self, index: int, queues: dict[tuple[int, int], SimpleQueue[bytes]]) -> None:
+        self._index = index
+        self._queues = queues
+
+    def send(self, receiver: int, sealed: bytes) -> None:
+        self._queues[self._index, receiver].put(sealed)
+
+    def receive(self, sender: int) -> bytes:
+        try:
+            return self._queues[sender, self._index].get(timeout=PATIENCE_S)
+        except Empty:
+            raise RunError(
+                f"no word of party {sender} for {PATIENCE_S:g} s", "a message", "see why that party stopped"
+            ) from None
+
+
+class LocalParties(Conductor):
+    """Three parties as threads; a context manager.
+
+    Args:
+        precision: fractional bits of fixed-point numbers.
+    """
+
+    def __init__(self, precision: int = 20) -> None:
+        keys = [Reader() for _ in range(N_PARTIES)]
+        publics = [key.public for key in keys]
+        queues: dict[tuple[int, int], SimpleQueue[bytes]] = {
+            (sender, receiver): SimpleQueue() for sender in range(N_PARTIES) for receiver in range(N_PARTIES)
+        }
+        self.workers = [
+            Worker(party_of(index, precision, key, publics, _Queues(index, queues)), key)
+            for index, key in enumerate(keys)
+        ]
+        self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"party-{index}") for index in range(N_PARTIES)]
+        super().__init__(precision, publics)
+
+    def close(self) -> None:
+        """End the threads."""
+        for thread in self._threads:
+            thread.shutdown()
+
+    def _ask(self, index: int, method: str, *args: Any) -> Future[Any]:
+        return self._threads[index].submit(getattr(self.workers[index], method), *args)
+
+    def _answers(self, asked: Sequence[Future[Any]]) -> list[Any]:
+        return [future.result() for future in asked]
