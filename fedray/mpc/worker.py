@@ -104,6 +104,11 @@ class Worker:
             )
         return sealed_for(reader, packed(held.share), "result", number, self._party.index)
 
+    @property
+    def stopped(self) -> str:
+        """Why this party does nothing more, in a line; empty while it works."""
+        return self._failure.found if self._failure else ""
+
     def forget(self, numbers: Iterable[int]) -> None:
         """Free shares."""
         for number in numbers:

@@ -1,0 +1,130 @@
+"""Who may learn a result, and what a party does when something is wrong."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+
+import msgspec
+import pytest
+import torch
+
+from fedray.errors import ConfigError, DataError, ProtocolError, RunError
+from fedray.mpc.conducting import opened
+from fedray.mpc.engine import Ref
+from fedray.mpc.keys import Reader, sealed_for
+from fedray.mpc.local import LocalParties
+from fedray.mpc.worker import Halves, packed, unpacked
+
+X = torch.tensor([1.5, -2.0])
+
+
+@pytest.fixture
+def parties() -> Iterator[LocalParties]:
+    with LocalParties() as started:
+        yield started
+
+
+def test_a_result_goes_to_those_who_may_read_all_that_it_was_computed_from(parties: LocalParties) -> None:
+    hospital, clinic = Reader(), Reader()
+    of_both = parties.share(X, [hospital.public, clinic.public])
+    of_one = parties.share(X, [hospital.public])
+    product = parties.run("multiply", of_both, of_one)
+    assert opened(parties.sealed(product, hospital.public), hospital).tolist() == [2.25, 4.0]
+    for ref in (product, of_one):
+        with pytest.raises(ProtocolError, match="may not learn"):
+            parties.sealed(ref, clinic.public)
+        with pytest.raises(ProtocolError, match="may not learn"):
+            parties.reveal(ref)
+    assert opened(parties.sealed(of_both, clinic.public), clinic).tolist() == X.tolist()
+
+
+def test_a_sealed_result_opens_for_its_reader_alone(parties: LocalParties) -> None:
+    hospital = Reader()
+    sealed = parties.sealed(parties.share(X, [hospital.public]), hospital.public)
+    with pytest.raises(ProtocolError, match="does not open"):
+        opened(sealed, Reader())
+    number, parts = msgspec.msgpack.decode(sealed, type=tuple[int, list[bytes]])
+    with pytest.raises(ProtocolError, match="does not open"):
+        opened(msgspec.msgpack.encode((number, [parts[1], parts[0], parts[2]])), hospital)
+    with pytest.raises(ProtocolError, match="malformed"):
+        opened(b"garbage", hospital)
+
+
+def test_a_party_that_computed_something_else_is_noticed(parties: LocalParties) -> None:
+    ref = parties.share(X)
+    held = parties.workers[1]._held[ref.number]
+    parties.workers[1]._held[ref.number] = replace(held, share=-held.share)
+    with pytest.raises(ProtocolError, match="do not belong together"):
+        parties.reveal(ref)
+
+
+def test_a_share_for_another_party_or_of_another_value_does_not_open(parties: LocalParties) -> None:
+    share = parties.workers[0]._held[parties.share(X).number].share
+    for public, number in ((parties._publics[1], 7), (parties._publics[0], 8)):
+        sealed = sealed_for(public, packed(share), "share", number)
+        with pytest.raises(ProtocolError, match="does not open"):
+            parties.workers[0].keep(7, sealed, [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        msgspec.msgpack.encode(Halves((2,), 20, bytes(16), bytes(8))),
+        msgspec.msgpack.encode(Halves((3,), 20, bytes(16), bytes(16))),
+        msgspec.msgpack.encode(Halves((2,), 20, bytes(15), bytes(16))),
+    ],
+)
+def test_a_malformed_share_is_refused(content: bytes) -> None:
+    with pytest.raises(ProtocolError, match="malformed"):
+        unpacked(content)
+
+
+def test_after_a_failure_parties_say_what_it_was(parties: LocalParties) -> None:
+    ref = parties.share(X)
+    bad = parties.run("matmul", ref, parties.share(torch.ones(5, 5)))
+    with pytest.raises(RunError, match="'matmul' stopped"):
+        parties.reveal(bad)
+    with pytest.raises(RunError, match="'matmul' stopped"):
+        parties.reveal(ref)
+    assert all("matmul" in worker.stopped for worker in parties.workers)
+
+
+def test_what_was_freed_or_never_shared_is_said(parties: LocalParties) -> None:
+    ref = parties.share(X)
+    parties.forget([ref])
+    for unknown in (ref, Ref(1)):
+        with pytest.raises(ProtocolError, match="does not hold"):
+            parties.reveal(unknown)
+    assert not any(worker._held for worker in parties.workers)
+
+
+def test_nothing_is_shared_of_what_does_not_fit(parties: LocalParties) -> None:
+    with pytest.raises(DataError, match="not finite"):
+        parties.share(torch.tensor([float("nan")]))
+    assert not any(worker._held for worker in parties.workers)
+
+
+@pytest.mark.parametrize("precision", [0, 27, -3])
+def test_a_precision_that_numbers_cannot_have_is_refused(precision: int) -> None:
+    with pytest.raises(ConfigError, match="fractional bits"):
+        LocalParties(precision)
+
+
+def test_neither_keys_nor_shares_are_shown(parties: LocalParties) -> None:
+    share = parties.workers[0]._held[parties.share(X).number].share
+    assert repr(share) == "Share(shape=(2,), precision=20)"
+    assert "key" not in repr(parties.workers[0]._party.channel._outward[1])
+    with pytest.raises(TypeError):
+        pickle.dumps(Reader())
+
+
+def test_costs_name_each_operator(parties: LocalParties) -> None:
+    ref = parties.share(torch.ones(10))
+    for _ in range(3):
+        ref = parties.run("multiply", ref, ref)
+    (cost,) = parties.costs()
+    assert (cost.operator, cost.calls, cost.rounds, cost.bytes_sent) == ("multiply", 3, 6, (480, 480, 360))
