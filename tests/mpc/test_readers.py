@@ -90,6 +90,7 @@ def test_after_a_failure_parties_say_what_it_was(parties: LocalParties) -> None:
         parties.reveal(bad)
     with pytest.raises(RunError, match="'matmul' stopped"):
         parties.reveal(ref)
+    parties.close()
     assert all("matmul" in worker.stopped for worker in parties.workers)
 
 
