@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 import unicodedata
 from typing import Any
@@ -152,3 +153,9 @@ def test_what_are_no_pointers_is_refused(sent: Any) -> None:
     with pytest.raises(ProtocolError) as error:
         order(sent, ["a"], KEY)
     assert isinstance(error.value, FedrayError)
+
+
+def test_the_package_loads_neither_ray_nor_torch_nor_its_library() -> None:
+    heavy = {"ray", "torch", "tenseal", "private_set_intersection", "google.protobuf"}
+    code = f"import sys, fedray.psi; sys.exit(bool({heavy!r} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
