@@ -31,12 +31,14 @@ from fedray.config import Experiment, replaced
 from fedray.config.data import Tables
 from fedray.config.learning import Ckks, CustomModel, Masked, Protection
 from fedray.config.space import separate
+from fedray.mpc.local import LocalParties
 from fedray.protection import fixed_point, wire
 from fedray.protection.fixed_point import FixedPoint
 from fedray.protection.homomorphic import parameters
 from fedray.protection.masked import graph, masks, messages, shamir
 from fedray.report.comparison import as_rows, compare
 from fedray.values import Outcome
+from fedray.vertical import config as vertical
 
 ROOT = Path(__file__).parents[2]
 PAGES = {str(page.relative_to(ROOT)): page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
@@ -136,6 +138,9 @@ def test_every_claim_of_the_threat_model_names_a_test() -> None:
 @pytest.mark.parametrize("name", pages_with("yaml"))
 def test_yaml_blocks_are_experiments_or_search_spaces(name: str) -> None:
     for block in blocks(name, "yaml"):
+        if (raw := yaml.safe_load(block)).get("kind") == "vertical":
+            assert vertical.load(raw, {}).kind == "vertical"
+            continue
         for experiment in separate(yaml.safe_load(block)).experiments():
             if not isinstance(experiment.data, Tables) and not isinstance(experiment.model, CustomModel):
                 build.check(experiment)
@@ -167,6 +172,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fedray, "run", stage.run, raising=False)
     monkeypatch.setattr(fedray, "compare", stage.compare, raising=False)
+    monkeypatch.setattr(fedray, "Parties", LocalParties, raising=False)
     return stage
 
 
@@ -231,7 +237,9 @@ def check_command(words: list[str], parameters: Mapping[str, Any]) -> None:
         if parameters["experiment"]:
             assert separate(yaml.safe_load(parameters["experiment"].read_text())).experiments()
     elif not parameters.get("address"):
-        cheap = ["--in-process", "--set", "rounds=1"] if words[0] == "run" else []
+        is_vertical = "kind: vertical" in Path(words[1]).read_text() if words[0] == "run" else False
+        short = "train.epochs=1" if is_vertical else "rounds=1"
+        cheap = ["--in-process", "--set", short] if words[0] == "run" else []
         result = CliRunner().invoke(cli.app, [*words, *cheap])
         assert result.exit_code == 0, (words, result.output, result.exception)
 
