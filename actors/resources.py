@@ -148,7 +148,7 @@ def require(experiment: Experiment, names: Sequence[str], cpus: float) -> None:
     nodes = alive_nodes()
     for seat in seats:
         wanted.update(seat.demand)
-        _require_a_node(seat, nodes)
+        require_a_node(seat, nodes)
     total: Counter[str] = Counter()
     for node in nodes:
         total.update(node["Resources"])
@@ -197,7 +197,12 @@ def _require_room(n_owners: int) -> None:
         )
 
 
-def _require_a_node(seat: Seat, nodes: Sequence[Node]) -> None:
+def require_a_node(seat: Seat, nodes: Sequence[Node]) -> None:
+    """Refuse what no node can ever hold.
+
+    Raises:
+        ResourcesError: no node can.
+    """
     if any(seat.fits(node) for node in nodes):
         return
     raise ResourcesError(

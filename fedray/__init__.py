@@ -15,13 +15,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedray.actors.parties import Parties
     from fedray.config import Experiment, load
     from fedray.data import write_shards
+    from fedray.mpc.modules import secure
+    from fedray.mpc.sharing import share
+    from fedray.mpc.tensor import SecureTensor
     from fedray.running import Run, load_model, resume, run
     from fedray.tune import Comparison, compare
     from fedray.values import RoundRecord
+    from fedray.vertical_runs import Vertical
 
 _HOMES = {
+    "Parties": "fedray.actors.parties",
     "Experiment": "fedray.config",
     "load": "fedray.config",
     "write_shards": "fedray.data",
@@ -32,18 +38,27 @@ _HOMES = {
     "compare": "fedray.tune",
     "Comparison": "fedray.tune",
     "RoundRecord": "fedray.values",
+    "SecureTensor": "fedray.mpc.tensor",
+    "secure": "fedray.mpc.modules",
+    "share": "fedray.mpc.sharing",
+    "Vertical": "fedray.vertical_runs",
 }
 
 __all__ = [
     "Comparison",
     "Experiment",
+    "Parties",
     "RoundRecord",
     "Run",
+    "SecureTensor",
+    "Vertical",
     "compare",
     "load",
     "load_model",
     "resume",
     "run",
+    "secure",
+    "share",
     "write_shards",
 ]
 

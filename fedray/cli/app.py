@@ -25,6 +25,7 @@ from fedray.cli.screen import (
     print_notes,
     table_of,
 )
+from fedray.cli.vertical import is_vertical, run_vertical
 from fedray.config.loading import json_schema, load, override, parse_overrides, read_yaml
 from fedray.errors import RecordsError, RunError
 
@@ -98,6 +99,11 @@ def run(
     from fedray.report import write_report
 
     _require_one(experiment, resume)
+    if experiment is not None and is_vertical(read_yaml(experiment)):
+        if profile:
+            raise typer.BadParameter("--profile is for runs in rounds, not for kind: vertical")
+        run_vertical(read_yaml(experiment), parse_overrides(set_), out, in_process=in_process, address=address)
+        return
     if experiment is not None:
         settings = load(experiment, parse_overrides(set_))
         federation = running.run(settings, out, in_process=in_process, address=address, timeline=profile)

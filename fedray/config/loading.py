@@ -58,8 +58,8 @@ def parse_overrides(assignments: Iterable[str]) -> Raw:
     return overrides
 
 
-def override(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> Raw:
-    """A copy of ``raw`` with dotted keys set.
+def override(raw: Mapping[str, Any], overrides: Mapping[str, Any], defaults: BaseModel | None = None) -> Raw:
+    """A copy of ``raw`` with dotted keys set; ``defaults`` are those of an experiment when left out.
 
     A shorthand on the way is expanded (``fedprox`` to ``{name: fedprox}``), and a section that is not there starts as
     the default one: ``train.optimizer.lr`` alone is the learning rate of SGD.
@@ -71,7 +71,7 @@ def override(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> Raw:
     for dotted, value in overrides.items():
         *path, last = dotted.split(".")
         node: Raw = result
-        default: Any = Experiment()
+        default: Any = defaults or Experiment()
         for part in path:
             default = getattr(default, part, None)
             child = node.get(part, {"name": default.name} if hasattr(default, "name") else {})
@@ -160,20 +160,25 @@ def json_schema() -> str:
     return json.dumps(Experiment.model_json_schema(), indent=2)
 
 
-def explain(error: ValidationError, raw: Mapping[str, Any]) -> ConfigError:
-    """One ``ConfigError`` for all that pydantic found in ``raw``."""
+def explain(
+    error: ValidationError,
+    raw: Mapping[str, Any],
+    kind: type[BaseModel] = Experiment,
+    page: str = "docs/configuration.md",
+) -> ConfigError:
+    """One ``ConfigError`` for all that pydantic found in ``raw``, which is not of the kind that a page describes."""
     return ConfigError(
-        "\n  ".join(_describe(dict(item), raw) for item in error.errors()),
-        "an experiment as docs/configuration.md describes it",
+        "\n  ".join(_describe(dict(item), raw, kind) for item in error.errors()),
+        f"an experiment as {page} describes it",
         "correct the values named above; `fedray schema` prints the JSON schema for your editor",
     )
 
 
-def _describe(item: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
+def _describe(item: Mapping[str, Any], raw: Mapping[str, Any], kind: type[BaseModel]) -> str:
     path = list(real_path(raw, item["loc"]))
     where = ".".join(path) or "experiment"
     if item["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(path[-1], _known_keys(), n=1)
+        close = difflib.get_close_matches(path[-1], _known_keys(kind), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         if close and close[0] == path[-1]:
             hint = "; it belongs to another kind of this section, see its name"
@@ -201,8 +206,8 @@ def real_path(raw: Any, location: Sequence[str | int]) -> Path:
     return tuple(path)
 
 
-def _known_keys() -> set[str]:
-    schema = Experiment.model_json_schema()
+def _known_keys(kind: type[BaseModel]) -> set[str]:
+    schema = kind.model_json_schema()
     sections = [schema, *schema.get("$defs", {}).values()]
     return {key for section in sections for key in section.get("properties", {})}
 

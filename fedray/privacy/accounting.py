@@ -1,13 +1,13 @@
 """Epsilon of composed events by dp-accounting, and the noise that a budget allows.
 
 Two accountants, both upper bounds: privacy loss distributions (PLD: Koskela et al. 2020; Doroshenko et al. 2022, whose
-discretisation errs upwards), for Gaussian sums, trees of them, and Poisson samples; and Renyi DP (RDP: Mironov 2017)
-for all events. The smaller figure is reported, with its name. The central-limit figure of Gaussian DP is no
-upper bound under subsampling and is not offered.
+discretisation errs upwards), for Gaussian sums, trees of them, Poisson samples and randomised response; and Renyi DP
+(RDP: Mironov 2017) for all events. The smaller figure is reported, with its name. The central-limit figure of Gaussian
+DP is no upper bound under subsampling and is not offered.
 
 RDP curves add up for one relation of neighbours. That is "zero-out" here; where dp-accounting knows an event only for
 units that are replaced by any other, its larger curve is taken: Gaussian sums over samples of fixed size, in which a
-unit that is left out makes room for another, so that twice the clip is at stake.
+unit that is left out makes room for another, so that twice the clip is at stake; and randomised response.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ import dp_accounting
 import msgspec
 import numpy as np
 from dp_accounting import NeighboringRelation, rdp
-from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution, from_gaussian_mechanism
+from dp_accounting.pld.privacy_loss_distribution import (
+    PrivacyLossDistribution,
+    from_gaussian_mechanism,
+    from_randomized_response,
+)
 from dp_accounting.rdp import rdp_privacy_accountant
 from numpy.typing import NDArray
 
@@ -34,6 +38,7 @@ from fedray.privacy.events import (
     Event,
     FixedSizeGaussian,
     Gaussian,
+    RandomisedResponse,
     SampledGaussian,
     Skellam,
     Tree,
@@ -136,18 +141,30 @@ def _epsilon_pld(charges: tuple[Charge, ...], delta: float) -> float | None:
     if not charges:
         return 0.0
     events = [_as_gaussian(charge.event) for charge in charges]
-    if any(not isinstance(event, Gaussian | SampledGaussian) for event in events):
+    if any(not isinstance(event, Gaussian | SampledGaussian | RandomisedResponse) for event in events):
         return None
     grid = max(min(_interval(event) for event in events), _COARSEST * _epsilon_rdp(charges, delta))
     losses = [_losses(event, charge.count, grid) for event, charge in zip(events, charges, strict=True)]
     with np.errstate(over="ignore"):
-        return float(reduce(PrivacyLossDistribution.compose, losses).get_epsilon_for_delta(delta))
+        epsilon = float(reduce(PrivacyLossDistribution.compose, losses).get_epsilon_for_delta(delta))
+    return min(epsilon, _epsilon_pure(charges))
+
+
+def _epsilon_pure(charges: Sequence[Charge]) -> float:
+    """The sum of pure epsilons (Dwork et al. 2006), which no grid rounds up; infinite where one needs a delta."""
+    return sum(
+        charge.count * charge.event.epsilon if isinstance(charge.event, RandomisedResponse) else math.inf
+        for charge in charges
+    )
 
 
 def _losses(event: Event, count: int, grid: float) -> PrivacyLossDistribution:
     """The privacy loss of so many of one event, as dp-accounting's accountant composes them."""
     if isinstance(event, SampledGaussian):
         return _losses_of_one(event, grid).self_compose(count)
+    if isinstance(event, RandomisedResponse):
+        loss = from_randomized_response(_rate_of_noise(event), event.n_classes, value_discretization_interval=grid)
+        return loss.self_compose(count)
     assert isinstance(event, Gaussian)
     deviation = event.noise_multiplier / math.sqrt(count)
     return from_gaussian_mechanism(deviation, value_discretization_interval=grid)
@@ -184,7 +201,7 @@ def _failure(event: Event) -> float:
 
 def _relation(event: Event) -> NeighboringRelation:
     match event:
-        case FixedSizeGaussian():
+        case FixedSizeGaussian() | RandomisedResponse():
             return NeighboringRelation.REPLACE_ONE
         case Tree():
             return NeighboringRelation.REPLACE_SPECIAL
@@ -206,7 +223,14 @@ def _dp_event(event: Event) -> dp_accounting.DpEvent:
             return dp_accounting.SingleEpochTreeAggregationDpEvent(z, n_steps)
         case Concentrated(rho, _):
             return dp_accounting.ZCDpEvent(rho)
+        case RandomisedResponse(_, n_classes):
+            return dp_accounting.RandomizedResponseDpEvent(_rate_of_noise(event), n_classes)
     raise AssertionError(event)
+
+
+def _rate_of_noise(event: RandomisedResponse) -> float:
+    """How often randomised response draws a class at random, the true one included."""
+    return event.n_classes / (math.exp(event.epsilon) + event.n_classes - 1)
 
 
 def _interval(event: Event) -> float:
@@ -214,6 +238,8 @@ def _interval(event: Event) -> float:
 
     Never so fine that a step's whole range, about 10/z + 1/(2 z^2), takes more than a million points.
     """
+    if isinstance(event, RandomisedResponse):
+        return 1e-3 * event.epsilon
     assert isinstance(event, Gaussian | SampledGaussian)
     noise = event.noise_multiplier
     rate = event.sample_rate if isinstance(event, SampledGaussian) else 1.0

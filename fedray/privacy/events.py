@@ -81,7 +81,19 @@ class Skellam(_Event, frozen=True, tag="skellam"):
     failure: Distance = 0.0
 
 
-Event = Gaussian | SampledGaussian | FixedSizeGaussian | Tree | Concentrated | Skellam
+class RandomisedResponse(_Event, frozen=True, tag="randomised_response"):
+    """A class that is kept, or becomes another one (Warner 1965): pure differential privacy for a replaced class.
+
+    Attributes:
+        epsilon: logarithm of how much likelier the true class is than each other.
+        n_classes: how many there are.
+    """
+
+    epsilon: Positive
+    n_classes: Annotated[int, Meta(ge=2)]
+
+
+Event = Gaussian | SampledGaussian | FixedSizeGaussian | Tree | Concentrated | Skellam | RandomisedResponse
 
 
 class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
@@ -99,7 +111,8 @@ class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True
 def at_example_level(event: Event) -> Event:
     """An event of owners as one of examples: a changed row can move its owner's part by twice the clip.
 
-    Amplification by sampling is given up, since it is known for parts that appear or vanish only.
+    Amplification by sampling is given up, since it is known for parts that appear or vanish only. Randomised response
+    bounds what any change does, and stays as it is.
     """
     match event:
         case Gaussian(z) | SampledGaussian(_, z) | FixedSizeGaussian(_, _, z):
@@ -110,3 +123,5 @@ def at_example_level(event: Event) -> Event:
             return Concentrated(4 * rho, failure)
         case Skellam(l1, l2, variance, failure):
             return Skellam(2 * l1, 2 * l2, variance, failure)
+        case RandomisedResponse():
+            return event
