@@ -11,8 +11,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,7 @@ from numpy.typing import NDArray
 from fedray.errors import DataError
 from fedray.protection.wire import canonical
 from fedray.psi import pointers
+from fedray.psi.work import Mapper
 from fedray.vertical.plans import Missing
 
 POINTER_BYTES = 16
@@ -38,6 +42,13 @@ class Alignment:
     n_train: int
     n_holdout: int
     n_shared: Mapping[str, int]
+
+
+class Work(TypedDict):
+    """What a half of an intersection takes to compute in parts."""
+
+    shards: int
+    mapper: Mapper
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,14 @@ def _divided(rows: NDArray[np.int64], holdout: float | NDArray[np.bool_]) -> Com
             "hold out fewer, or take missing='allow' where owners lack some",
         )
     return Common(np.concatenate([rows[~is_held_out], rows[is_held_out]]), n_train)
+
+
+@contextmanager
+def all_cores() -> Iterator[Work]:
+    """How an intersection is divided over the cores that this process may use."""
+    n_cores = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(n_cores) as threads:
+        yield {"shards": 4 * n_cores, "mapper": threads.map}
 
 
 def order_key(seed: int, ids: Sequence[str]) -> bytes:

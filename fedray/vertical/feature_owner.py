@@ -18,6 +18,7 @@ from torch import Tensor
 from fedray.errors import ConfigError, ProtocolError
 from fedray.protection.wire import Message, decode, encode
 from fedray.psi import Answerer, CountingAnswerer, order
+from fedray.vertical.aligning import all_cores
 from fedray.vertical.attacks import cosine_scores, norm_scores
 from fedray.vertical.batches import Batches
 from fedray.vertical.bottom import Trainer
@@ -169,8 +170,10 @@ class FeatureOwner:
             raise ProtocolError("a second intersection of one kind", "one a session", "start a new run")
         met.intersected.add(kind)
         half = Answerer if isinstance(asked, Intersect) else CountingAnswerer
-        answerer = half(self._ids, self._keyring.key(self._setting.holder, 32, kind))
-        return Intersected(answerer.offer(), answerer.answer(asked.request))
+        key = self._keyring.key(self._setting.holder, 32, kind)
+        with all_cores() as work:
+            answerer = half(self._ids, key, **work)
+            return Intersected(answerer.offer(), answerer.answer(asked.request))
 
     def _align(self, asked: Rows) -> Message:
         n_rows, rest = divmod(len(asked.pointers), 16)

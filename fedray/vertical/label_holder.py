@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedray.errors import ConfigError, DataError, ProtocolError
 from fedray.psi import Asker, CountingAsker
-from fedray.vertical.aligning import Alignment, Common, common_rows, order_key, pointers_for
+from fedray.vertical.aligning import Alignment, Common, all_cores, common_rows, order_key, pointers_for
 from fedray.vertical.attacks import cosine_leak, norm_leak
 from fedray.vertical.batches import Batches
 from fedray.vertical.fusion import Fused, Fusion
@@ -123,10 +123,11 @@ class LabelHolder:
             ProtocolError: an owner answers what it should not.
         """
         ids, kind = self._table.ids, Count.__name__
-        askers = {name: CountingAsker(ids, self._keyring.key(name, 32, kind)) for name in self._owners}
-        requests = {name: Count(asker.request()) for name, asker in askers.items()}
-        answers = self._line.ask(requests, Intersected)
-        return {name: askers[name].count(one.offer, one.answer) for name, one in answers.items()}
+        with all_cores() as work:
+            askers = {name: CountingAsker(ids, self._keyring.key(name, 32, kind), **work) for name in self._owners}
+            requests = {name: Count(asker.request()) for name, asker in askers.items()}
+            answers = self._line.ask(requests, Intersected)
+            return {name: askers[name].count(one.offer, one.answer) for name, one in answers.items()}
 
     def prepare(self, maker: TopMaker, fusion: Fusion, widths: Mapping[str, int]) -> None:
         """Make the top model.
@@ -215,12 +216,12 @@ class LabelHolder:
 
     def _intersect(self) -> dict[str, NDArray[np.int64]]:
         """The label holder's rows that each owner has too."""
-        askers = {
-            name: Asker(self._table.ids, self._keyring.key(name, 32, Intersect.__name__)) for name in self._owners
-        }
-        requests = {name: Intersect(asker.request()) for name, asker in askers.items()}
-        answers = self._line.ask(requests, Intersected)
-        return {name: askers[name].matches(one.offer, one.answer) for name, one in answers.items()}
+        ids, kind = self._table.ids, Intersect.__name__
+        with all_cores() as work:
+            askers = {name: Asker(ids, self._keyring.key(name, 32, kind), **work) for name in self._owners}
+            requests = {name: Intersect(asker.request()) for name, asker in askers.items()}
+            answers = self._line.ask(requests, Intersected)
+            return {name: askers[name].matches(one.offer, one.answer) for name, one in answers.items()}
 
     def _tell(self, common: Common, shared: Mapping[str, NDArray[np.int64]]) -> None:
         orders = {
