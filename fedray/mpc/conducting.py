@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Any, Self
 
@@ -16,6 +17,10 @@ from fedray.mpc.keys import Reader, sealed_for
 from fedray.mpc.ring import LARGEST_PRECISION, decoded, encoded
 from fedray.mpc.shares import N_PARTIES, joined, split
 from fedray.mpc.worker import Spent, packed, unpacked
+
+
+MOST_BEGUN = 256
+"""Operators that parties may be behind: each waits in the memory of whoever carries the questions."""
 
 
 class Conductor(ABC):
@@ -36,6 +41,7 @@ class Conductor(ABC):
         self.precision = require_precision(precision)
         self.reader = Reader()
         self._publics = tuple(publics)
+        self._begun: deque[list[Any]] = deque()
 
     def share(self, value: Tensor, readers: Collection[bytes] | None = None) -> Ref:
         """Split a tensor here and send each party its shares; as ``engine.Parties.share``."""
@@ -51,10 +57,11 @@ class Conductor(ABC):
         return ref
 
     def run(self, operator: str, *args: Any, **options: Any) -> Ref:
-        """Have the parties compute; as ``engine.Parties.run``."""
+        """Have the parties compute; as ``engine.Parties.run``. Waits if they are far behind."""
         ref = Ref(secrets.randbits(63))
-        for index in range(N_PARTIES):
-            self._ask(index, "run", ref.number, operator, args, options)
+        self._begun.append(self._ask_all("run", ref.number, operator, args, options))
+        if len(self._begun) > MOST_BEGUN:
+            self._answers(self._begun.popleft())
         return ref
 
     def sealed(self, ref: Ref, reader: bytes) -> bytes:

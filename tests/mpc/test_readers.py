@@ -5,13 +5,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
+from threading import Event, Thread
 
 import msgspec
 import pytest
 import torch
 
 from fedray.errors import ConfigError, DataError, ProtocolError, RunError
-from fedray.mpc.conducting import opened
+from fedray.mpc.conducting import MOST_BEGUN, opened
 from fedray.mpc.engine import Ref
 from fedray.mpc.keys import Reader, sealed_for
 from fedray.mpc.local import LocalParties
@@ -129,3 +130,21 @@ def test_costs_name_each_operator(parties: LocalParties) -> None:
         ref = parties.run("multiply", ref, ref)
     (cost,) = parties.costs()
     assert (cost.operator, cost.calls, cost.rounds, cost.bytes_sent) == ("multiply", 3, 6, (480, 480, 360))
+
+
+def test_who_asks_waits_for_parties_that_are_far_behind(parties: LocalParties) -> None:
+    """A loop that reveals nothing does not fill the memory with questions."""
+    ref, gate = parties.share(X), Event()
+    parties._threads[0].submit(gate.wait)
+    asked: list[Ref] = []
+
+    def ask() -> None:
+        asked.extend(parties.run("add", ref, ref) for _ in range(MOST_BEGUN + 50))
+
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(1.0)
+    assert asking.is_alive()
+    gate.set()
+    asking.join(60)
+    assert parties.reveal(asked[-1]).tolist() == (2 * X).tolist()
