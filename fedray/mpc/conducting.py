@@ -18,7 +18,6 @@ from fedray.mpc.ring import LARGEST_PRECISION, decoded, encoded
 from fedray.mpc.shares import N_PARTIES, joined, split
 from fedray.mpc.worker import Spent, packed, unpacked
 
-
 MOST_BEGUN = 256
 """Operators that parties may be behind: each waits in the memory of whoever carries the questions."""
 
