@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,6 @@ from fedray.mpc.sharing import share
 from fedray.mpc.tensor import SecureTensor
 
 Function = Callable[..., Any]
-
-
-@pytest.fixture(scope="module", params=["plain", "shares"])
-def parties(request: pytest.FixtureRequest) -> Iterator[Parties]:
-    if request.param == "plain":
-        yield PlainParties()
-        return
-    with LocalParties() as local:
-        yield local
 
 
 def tolerance(parties: Parties) -> float:

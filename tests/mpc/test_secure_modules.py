@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,15 +16,6 @@ from fedray.mpc.local import LocalParties
 from fedray.mpc.modules import secure
 from fedray.mpc.sharing import share
 from fedray.mpc.tensor import SecureTensor
-
-
-@pytest.fixture(scope="module", params=["plain", "shares"])
-def parties(request: pytest.FixtureRequest) -> Iterator[Parties]:
-    if request.param == "plain":
-        yield PlainParties()
-        return
-    with LocalParties() as local:
-        yield local
 
 
 def tolerance(parties: Parties) -> float:
