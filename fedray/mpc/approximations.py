@@ -1,7 +1,7 @@
 """Functions that are not sums and products, of fixed-point shares, with the error of each.
 
 An argument's power of two is found by comparing it with all at once; a polynomial then works on what is left, between
-1/2 and 1. Errors are for 20 fractional bits, and are tested.
+1/2 and 1. Errors are for 20 to 26 fractional bits, and are tested; with fewer they grow as the last place does.
 
 | function | arguments | error |
 |---|---|---|
@@ -10,6 +10,10 @@ An argument's power of two is found by comparing it with all at once; a polynomi
 | log | 2**-8 to 2**12 | 1e-4 |
 | inverse_square_root | 2**-8 to 2**12 | 1e-4 of the value |
 | sigmoid | any | 1e-4 |
+
+Two of these ends depend on the fractional bits. What exp gives must fit, so that it stays where it is as of 12, 11, 9, 8
+and 6 with 22 to 26 bits. Magnitudes of 2**12 must fit, and so must 2**-12: they reach to 2**10 with 26 bits, and to
+2**bits with fewer than 12.
 """
 
 from __future__ import annotations
@@ -26,13 +30,23 @@ from numpy.typing import NDArray
 from fedray.mpc.comparison import is_negative
 from fedray.mpc.party import Party
 from fedray.mpc.products import product, scaled
+from fedray.mpc.ring import limit
 from fedray.mpc.shares import Share
 
 LEAST_POWER, LARGEST_POWER = -8, 12
 LEAST_EXPONENT, LARGEST_EXPONENT = -14.0, 13.0
 _HALVINGS = 5
 _DEGREE = 8
-_POWERS = range(LEAST_POWER + 1, LARGEST_POWER)
+
+
+def largest_exponent(precision: int) -> float:
+    """As of which argument exp stays where it is: e to this power is still a number."""
+    return min(LARGEST_EXPONENT, math.floor(math.log(limit(precision))))
+
+
+def largest_power(precision: int) -> int:
+    """The power of two below which magnitudes must be: itself and its reciprocal are numbers."""
+    return min(LARGEST_POWER, precision, int(math.log2(limit(precision))))
 
 
 def multiplied(party: Party, left: Share, right: Share) -> Share:
@@ -76,7 +90,8 @@ def stacked(shares: Sequence[Share]) -> Share:
 
 def exp(party: Party, share: Share) -> Share:
     """e**x as (e**(x / 32))**32, the inner one by its Taylor polynomial."""
-    inner = times(party, clamped(party, share, LEAST_EXPONENT, LARGEST_EXPONENT), 2.0**-_HALVINGS)
+    bounded = clamped(party, share, LEAST_EXPONENT, largest_exponent(party.precision))
+    inner = times(party, bounded, 2.0**-_HALVINGS)
     value = polynomial(party, inner, [1 / math.factorial(order) for order in range(7)])
     for _ in range(_HALVINGS):
         value = multiplied(party, value, value)
@@ -119,14 +134,18 @@ def _reduced(party: Party, share: Share) -> tuple[Share, Share]:
     Returns:
         u; and whole numbers with a new first dimension: 1 where the number is not below that power.
     """
-    gaps = stacked([plus(party, share, -(2.0**power)) for power in _POWERS])
+    gaps = stacked([plus(party, share, -(2.0**power)) for power in _powers(party)[:-1]])
     reaches = plus(party, -is_negative(party, gaps), 1.0)
     return multiplied(party, share, _chosen(party, reaches, lambda power: 2.0**-power)), reaches
 
 
+def _powers(party: Party) -> range:
+    return range(LEAST_POWER + 1, largest_power(party.precision) + 1)
+
+
 def _chosen(party: Party, reaches: Share, function: Callable[[int], float]) -> Share:
     """A public function of the least power of two above a number, given the powers that it reaches."""
-    values = [function(power) for power in (*_POWERS, LARGEST_POWER)]
+    values = [function(power) for power in _powers(party)]
     steps = torch.tensor([after - before for before, after in pairwise(values)], dtype=torch.float64)
     weighed = scaled(party, reaches, steps.reshape(-1, *[1] * (len(reaches.shape) - 1)), torch.mul)
     return plus(party, weighed.map(lambda words: words.sum(0)), values[0])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedray.mpc.channel import Channel
 from fedray.mpc.randomness import Stream
-from fedray.mpc.ring import encoded, is_whole
+from fedray.mpc.ring import encoded_shortest
 from fedray.mpc.shares import N_PARTIES, Share
 
 
@@ -62,8 +62,8 @@ class Party:
 
     def public(self, value: Tensor) -> Share:
         """Shares of what everybody knows."""
-        precision = 0 if is_whole(value) else self.precision
-        return self.held(encoded(value, precision), 0, precision)
+        words, precision = encoded_shortest(value, self.precision)
+        return self.held(words, 0, precision)
 
     def passed_on(self, words: Tensor) -> Tensor:
         """Say words to the previous party; what the next one said."""

@@ -8,6 +8,10 @@ numbers of m bits, which a convolution reaches.
 
 Where this differs from the paper: party 2 plays the dealer of the random word r and never sees the word that is opened,
 parties 0 and 1 see it and not r. Party 0's part of what the dealer deals comes from the stream that both draw.
+
+What is opened has uniform last bits c, and the result is rounded up where those of the exact number are beyond c. So
+parties 0 and 1 know by which public, random c a result was rounded, and the promise is that of rounding by a public c:
+a party that is also told the result knows the number that was truncated to one unit instead of two.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from torch import Tensor
 
 from fedray.mpc.party import Party
 from fedray.mpc.randomness import Stream
-from fedray.mpc.ring import WORD_BITS, encoded, is_whole, shifted
+from fedray.mpc.ring import WORD_BITS, encoded_shortest, shifted
 from fedray.mpc.shares import Share
 
 _DEALER = 2
@@ -51,8 +55,7 @@ def settled(party: Party, words: Tensor, precision: int) -> Share:
 
 def scaled(party: Party, share: Share, factor: Tensor, bilinear: Callable[[Tensor, Tensor], Tensor]) -> Share:
     """A bilinear function of a shared tensor and a public one. It costs messages only if the factor is not whole."""
-    precision = 0 if is_whole(factor) else party.precision
-    words = encoded(factor, precision)
+    words, precision = encoded_shortest(factor, party.precision)
     exact = Share(bilinear(share.own, words), bilinear(share.next, words), share.precision + precision)
     return exact if exact.precision <= party.precision else settled(party, exact.own, exact.precision)
 

@@ -26,24 +26,36 @@ def encoded(value: Tensor, precision: int) -> Tensor:
     Raises:
         DataError: a value is not finite or not below ``limit``.
     """
+    return torch.round(_bounded(value, limit(precision), precision) * 2.0**precision).to(torch.int64)
+
+
+def encoded_shortest(value: Tensor, precision: int) -> tuple[Tensor, int]:
+    """A public tensor's words, and their fractional bits: none if all are whole, as their products need no truncation.
+
+    Whole numbers may be as large as 2**(62 - precision), so that they can still be added to numbers with fractions.
+
+    Raises:
+        DataError: a value is not finite or too large.
+    """
+    if value.is_floating_point() and not bool((value == value.round()).all()):
+        return encoded(value, precision), precision
+    return _bounded(value, 2.0 ** (WORD_BITS - 2 - precision), precision).to(torch.int64), 0
+
+
+def _bounded(value: Tensor, bound: float, precision: int) -> Tensor:
     exact = value.detach().to(torch.float64)
-    if not bool((exact.abs() < limit(precision)).all()):
+    if not bool((exact.abs() < bound).all()):
         raise DataError(
             "a tensor with values that are not finite or too large to be shared",
-            f"finite numbers of magnitude below {limit(precision):g}, at {precision} fractional bits",
+            f"finite numbers of magnitude below {bound:g}, at {precision} fractional bits",
             "scale the data, or start the parties with fewer fractional bits",
         )
-    return torch.round(exact * 2.0**precision).to(torch.int64)
+    return exact
 
 
 def decoded(words: Tensor, precision: int) -> Tensor:
     """The numbers that fixed-point words stand for, float64."""
     return words.to(torch.float64) / 2.0**precision
-
-
-def is_whole(value: Tensor) -> bool:
-    """Whether all of a public tensor's values are whole numbers: their products need no truncation."""
-    return not value.is_floating_point() or bool((value == value.round()).all())
 
 
 def shifted(words: Tensor, n_bits: int) -> Tensor:
