@@ -6,6 +6,11 @@
 
 Whoever starts the parties says what they compute. Others, to whom the object is sent, may share values and be given
 results.
+
+It also introduces them: parties ask each other for their public keys over Ray, and those who share take them from this
+object. A caller that named actors of its own as parties, or keys of its own as theirs, would read what is shared; so
+would anybody who may run code in the actors, which Ray lets all do who reach the cluster. Start parties where all who
+share trust the code that does so, and let Ray's network be theirs alone.
 """
 
 from __future__ import annotations
@@ -47,6 +52,7 @@ class HeldParties(Conductor):
         self.session = session
         self._actors = list(actors)
         super().__init__(precision, publics)
+        _LIVING[session] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _held, (self.session, self.precision, self._publics, self._actors)
@@ -114,7 +120,6 @@ class Parties(HeldParties):
             publics = _joined(actors)
             self._closing = closing.pop_all()
         super().__init__(session, precision, publics, actors)
-        _LIVING[session] = self
 
     def run(self, operator: str, *args: Any, **options: Any) -> Ref:
         """Have the parties compute; as ``engine.Parties.run``."""
@@ -125,7 +130,8 @@ class Parties(HeldParties):
         self._closing.close()
 
 
-_LIVING: WeakValueDictionary[str, Parties] = WeakValueDictionary()
+_LIVING: WeakValueDictionary[str, HeldParties] = WeakValueDictionary()
+"""This process's hold on parties, by session: one however often it came, so that its reader is one too."""
 
 
 def _held(session: str, precision: int, publics: Sequence[bytes], actors: Sequence[Any]) -> HeldParties:

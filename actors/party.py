@@ -18,7 +18,7 @@ from fedray.actors.refusal import require_here
 from fedray.errors import FedrayError, ProtocolError, RunError
 from fedray.mpc.keys import Reader, party_of
 from fedray.mpc.shares import N_PARTIES
-from fedray.mpc.worker import Worker
+from fedray.mpc.worker import QUESTIONS, Worker
 
 SILENCE_S = 1.0
 """How long a message is waited for before it is asked whether its sender lives."""
@@ -98,11 +98,16 @@ class PartyActor:
         return self._key.public
 
     def join(self, parties: list[Any]) -> list[bytes]:
-        """Agree on keys with the two others, whose public keys it asks of them itself.
+        """Agree on keys with the two others, whose public keys it asks of them itself. Once: keys are never used anew.
 
         Returns:
             all three public keys.
+
+        Raises:
+            ProtocolError: it has joined before.
         """
+        if self._worker is not None:
+            raise ProtocolError("a party that is asked to join again", "one that has not joined", "start new parties")
         publics: list[bytes] = [
             self._key.public if index == self._index else ray.get(party.public.remote())
             for index, party in enumerate(parties)
@@ -129,6 +134,7 @@ class PartyActor:
             what it returns, or the ``FedrayError`` that it raises.
         """
         try:
+            _require_question(method)
             return getattr(self._joined(), method)(*args)
         except FedrayError as error:
             return error
@@ -141,6 +147,11 @@ class PartyActor:
 
 _in_threads: Any = ray.remote(concurrency_groups={_MAIL: 1})  # type: ignore[call-overload]  # not in Ray's stubs
 RemoteParty: Any = _in_threads(PartyActor)
+
+
+def _require_question(method: str) -> None:
+    if method not in QUESTIONS:
+        raise ProtocolError(f"a party that is asked for {method!r}", f"one of {sorted(QUESTIONS)}", "use Parties")
 
 
 def _lost(party: int, why: str) -> RunError:

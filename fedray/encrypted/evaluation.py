@@ -7,6 +7,7 @@ the next prime, once for each output. A weight is encoded at such a scale that o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,14 @@ from fedray.encrypted.stages import Affine, Floats, Stage
 
 Values = list[Any]
 """Ciphertexts, one a value."""
+
+
+def output_scale(scheme: Scheme, stages: Sequence[Stage]) -> float:
+    """The scale that outputs come at: affine stages bring back the parameters' own, squares let it drift."""
+    scale = scheme.parameters.scale
+    for stage, prime in zip(stages, reversed(scheme.primes), strict=False):
+        scale = scheme.parameters.scale if isinstance(stage, Affine) else scale**2 / prime
+    return scale
 
 
 class Evaluation:

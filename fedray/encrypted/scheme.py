@@ -94,7 +94,10 @@ def _context(parameters: Parameters) -> Any:
         raise _weak(parameters)
     chosen = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
     chosen.set_poly_modulus_degree(parameters.poly_degree)
-    chosen.set_coeff_modulus(seal.CoeffModulus.Create(parameters.poly_degree, list(parameters.coefficient_bits)))
+    try:
+        chosen.set_coeff_modulus(seal.CoeffModulus.Create(parameters.poly_degree, list(parameters.coefficient_bits)))
+    except FROM_SEAL:
+        raise _weak(parameters) from None
     context = seal.SEALContext(chosen, True, seal.SEC_LEVEL_TYPE.TC128)
     if not context.parameters_set():
         raise _weak(parameters)

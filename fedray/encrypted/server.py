@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fedray.encrypted.evaluation import Evaluation, Values
+from fedray.encrypted.evaluation import Evaluation, Values, output_scale
 from fedray.encrypted.messages import Description, Reply, Request
 from fedray.encrypted.parameters import parameters_for
 from fedray.encrypted.scheme import Scheme, guarded, to_bytes
@@ -29,8 +29,15 @@ class EncryptedModel:
         if not 0 < input_bound < float("inf"):
             raise ModelError(f"an input_bound of {input_bound}", "a positive number", "scale inputs to -1 to 1")
         self._network = network_of(module, tuple(input_shape))
-        parameters = parameters_for(len(self._network.stages), self._network.bound(input_bound))
+        bound = self._network.bound(input_bound)
+        parameters = parameters_for(len(self._network.stages), bound)
         self._scheme = Scheme(parameters)
+        if bound * output_scale(self._scheme, self._network.stages) > self._scheme.primes[0] / 2:
+            raise ModelError(
+                f"squares at the end that could come to {bound:.3g} at a scale that leaves no room for it",
+                "an affine layer after the last Square, or fewer layers",
+                "add a Linear layer, which brings the scale back",
+            )
         self._description = Description(parameters, self._network.input_shape, self._network.output_shape, input_bound)
 
     @property

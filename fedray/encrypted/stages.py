@@ -121,9 +121,9 @@ def network_of(module: nn.Module, input_shape: Shape) -> Network:
 
 
 def _layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Layers in order, under their dotted names."""
+    """Layers in order, under their dotted names; a layer that stands in two places comes twice."""
     if type(module) is nn.Sequential:
-        for inner, layer in module.named_children():
+        for inner, layer in module._modules.items():
             yield from _layers(layer, f"{name}.{inner}".lstrip("."))
     elif type(module) in (*AFFINE, *PASSING, Square):
         yield name, module

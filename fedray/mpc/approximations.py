@@ -11,9 +11,9 @@ An argument's power of two is found by comparing it with all at once; a polynomi
 | inverse_square_root | 2**-8 to 2**12 | 1e-4 of the value |
 | sigmoid | any | 1e-4 |
 
-Two of these ends depend on the fractional bits. What exp gives must fit, so that it stays where it is as of 12, 11, 9, 8
-and 6 with 22 to 26 bits. Magnitudes of 2**12 must fit, and so must 2**-12: they reach to 2**10 with 26 bits, and to
-2**bits with fewer than 12.
+Two of these ends depend on the fractional bits. What exp gives must fit, so that it stays where it is as of 12, 11, 9,
+8 and 6 with 22 to 26 bits. A magnitude and its reciprocal must be numbers: with 26 bits magnitudes reach to 2**10, with
+fewer than 12 to 2**bits.
 """
 
 from __future__ import annotations
@@ -37,16 +37,12 @@ LEAST_POWER, LARGEST_POWER = -8, 12
 LEAST_EXPONENT, LARGEST_EXPONENT = -14.0, 13.0
 _HALVINGS = 5
 _DEGREE = 8
+_POWERS = range(LEAST_POWER + 1, LARGEST_POWER)
 
 
 def largest_exponent(precision: int) -> float:
     """As of which argument exp stays where it is: e to this power is still a number."""
     return min(LARGEST_EXPONENT, math.floor(math.log(limit(precision))))
-
-
-def largest_power(precision: int) -> int:
-    """The power of two below which magnitudes must be: itself and its reciprocal are numbers."""
-    return min(LARGEST_POWER, precision, int(math.log2(limit(precision))))
 
 
 def multiplied(party: Party, left: Share, right: Share) -> Share:
@@ -134,18 +130,14 @@ def _reduced(party: Party, share: Share) -> tuple[Share, Share]:
     Returns:
         u; and whole numbers with a new first dimension: 1 where the number is not below that power.
     """
-    gaps = stacked([plus(party, share, -(2.0**power)) for power in _powers(party)[:-1]])
+    gaps = stacked([plus(party, share, -(2.0**power)) for power in _POWERS])
     reaches = plus(party, -is_negative(party, gaps), 1.0)
     return multiplied(party, share, _chosen(party, reaches, lambda power: 2.0**-power)), reaches
 
 
-def _powers(party: Party) -> range:
-    return range(LEAST_POWER + 1, largest_power(party.precision) + 1)
-
-
 def _chosen(party: Party, reaches: Share, function: Callable[[int], float]) -> Share:
     """A public function of the least power of two above a number, given the powers that it reaches."""
-    values = [function(power) for power in _powers(party)]
+    values = [function(power) for power in (*_POWERS, LARGEST_POWER)]
     steps = torch.tensor([after - before for before, after in pairwise(values)], dtype=torch.float64)
     weighed = scaled(party, reaches, steps.reshape(-1, *[1] * (len(reaches.shape) - 1)), torch.mul)
     return plus(party, weighed.map(lambda words: words.sum(0)), values[0])

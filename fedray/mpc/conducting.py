@@ -6,6 +6,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Sequence
+from threading import Lock
 from typing import Any, Self
 
 import msgspec
@@ -16,7 +17,7 @@ from fedray.mpc.engine import Cost, Ref
 from fedray.mpc.keys import Reader, sealed_for
 from fedray.mpc.ring import LARGEST_PRECISION, decoded, encoded
 from fedray.mpc.shares import N_PARTIES, joined, split
-from fedray.mpc.worker import Spent, packed, unpacked
+from fedray.mpc.worker import Spent, packed, purpose_of_share, unpacked
 
 MOST_BEGUN = 256
 """Operators that parties may be behind: each waits in the memory of whoever carries the questions."""
@@ -40,19 +41,17 @@ class Conductor(ABC):
         self.precision = require_precision(precision)
         self.reader = Reader()
         self._publics = tuple(publics)
+        self._in_turn = Lock()
         self._begun: deque[list[Any]] = deque()
 
     def share(self, value: Tensor, readers: Collection[bytes] | None = None) -> Ref:
         """Split a tensor here and send each party its shares; as ``engine.Parties.share``."""
         ref = Ref(secrets.randbits(63))
-        allowed = tuple(readers if readers is not None else [self.reader.public])
+        allowed = frozenset(readers if readers is not None else [self.reader.public])
+        purpose = purpose_of_share(ref.number, allowed)
         shares = split(encoded(value, self.precision), self.precision)
-        self._answers(
-            [
-                self._ask(index, "keep", ref.number, sealed_for(public, packed(share), "share", ref.number), allowed)
-                for index, (public, share) in enumerate(zip(self._publics, shares, strict=True))
-            ]
-        )
+        sealed = [sealed_for(*each, *purpose) for each in zip(self._publics, map(packed, shares), strict=True)]
+        self._answers([self._ask(index, "keep", ref.number, each, allowed) for index, each in enumerate(sealed)])
         return ref
 
     def run(self, operator: str, *args: Any, **options: Any) -> Ref:
@@ -104,7 +103,9 @@ class Conductor(ABC):
         """
 
     def _ask_all(self, method: str, *args: Any) -> list[Any]:
-        return [self._ask(index, method, *args) for index in range(N_PARTIES)]
+        """Ask each party the same, in the same order whichever threads ask: they draw randomness in that order."""
+        with self._in_turn:
+            return [self._ask(index, method, *args) for index in range(N_PARTIES)]
 
 
 def pack_result(ref: Ref, sealed: Sequence[bytes]) -> bytes:
@@ -119,7 +120,7 @@ def opened(result: bytes, reader: Reader) -> Tensor:
         ProtocolError: it is not for this reader, malformed, or the parties' shares do not belong together.
     """
     try:
-        number, sealed = msgspec.msgpack.decode(result, type=tuple[int, list[bytes]])
+        number, sealed = msgspec.msgpack.decode(result, type=tuple[int, tuple[bytes, bytes, bytes]])
     except msgspec.DecodeError:
         raise ProtocolError("a malformed result", "what sealed() gave", "ask for it again") from None
     shares = [unpacked(reader.open(each, "result", number, index)) for index, each in enumerate(sealed)]

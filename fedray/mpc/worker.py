@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -20,14 +20,21 @@ from fedray.mpc.engine import Ref
 from fedray.mpc.keys import Reader, sealed_for
 from fedray.mpc.operators import OPERATORS
 from fedray.mpc.party import Party
+from fedray.mpc.ring import LARGEST_PRECISION
 from fedray.mpc.shares import Share
+
+QUESTIONS = frozenset({"keep", "run", "sealed", "forget", "spent"})
+"""What a party may be asked from elsewhere: methods of ``Worker``."""
+
+Size = Annotated[int, msgspec.Meta(ge=0)]
+Precision = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_PRECISION)]
 
 
 class Halves(msgspec.Struct, frozen=True):
     """A share on its way: to a party, or from one to a reader."""
 
-    shape: tuple[int, ...]
-    precision: int
+    shape: tuple[Size, ...]
+    precision: Precision
     own: bytes
     next: bytes
 
@@ -67,20 +74,21 @@ class Worker:
         self._spent: dict[str, Spent] = defaultdict(Spent)
 
     def keep(self, number: int, sealed: bytes, readers: Iterable[bytes]) -> None:
-        """Take a share.
+        """Take a share, sealed together with its number and readers: whoever carries it can change neither.
 
         Raises:
-            ProtocolError: it is malformed or not for this party.
+            ProtocolError: it is malformed, not for this party, this number or these readers, or the number is taken.
         """
-        share = unpacked(self._key.open(sealed, "share", number))
-        self._held[number] = Held(share, frozenset(readers))
+        allowed = frozenset(readers)
+        share = unpacked(self._key.open(sealed, *purpose_of_share(number, allowed)))
+        self._take(number, Held(share, allowed))
 
     def run(self, number: int, operator: str, args: Sequence[Any], options: Mapping[str, Any]) -> None:
         """Run an operator; its result is kept under a number. What goes wrong is said when something is opened."""
         if self._failure is not None:
             return
         try:
-            self._held[number] = self._accounted(operator, lambda: self._computed(operator, args, options))
+            self._take(number, self._accounted(operator, lambda: self._computed(operator, args, options)))
         except FedrayError as error:
             self._failure = error
         except Exception as error:
@@ -118,6 +126,11 @@ class Worker:
         """What each operator has cost this party."""
         return dict(self._spent)
 
+    def _take(self, number: int, held: Held) -> None:
+        if number in self._held:
+            raise ProtocolError("a number under which a party holds a value", "a new one", "share the value again")
+        self._held[number] = held
+
     def _computed(self, operator: str, args: Sequence[Any], options: Mapping[str, Any]) -> Held:
         used: list[Held] = []
         share = OPERATORS[operator](self._party, *(self._resolved(arg, used) for arg in args), **options)
@@ -150,6 +163,11 @@ class Worker:
             cpu_seconds=before.cpu_seconds + time.thread_time() - cpu_began,
         )
         return result
+
+
+def purpose_of_share(number: int, readers: Iterable[bytes]) -> tuple[object, ...]:
+    """What a share is sealed for: one number, and these readers of it."""
+    return "share", number, *sorted(readers)
 
 
 def packed(share: Share) -> bytes:

@@ -49,17 +49,18 @@ def make_private(module: nn.Module) -> nn.Module:
             "use GroupNorm (model.norm: group for the built-in cnn), or return "
             "opacus.validators.ModuleValidator.fix(model) from your factory",
         )
-    return _replaced(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
+    return _replaced(module, {}).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
 
 
-def _replaced(module: nn.Module) -> nn.Module:
-    fixer = ModuleValidator.FIXERS.get(type(module))
-    if fixer is not None:
-        private: nn.Module = fixer(module)
-        return private
-    for name, part in list(module.named_children()):
-        setattr(module, name, _replaced(part))
-    return module
+def _replaced(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
+    """What takes a module's place, the same in every place where the module stands."""
+    if module not in made:
+        fixer = ModuleValidator.FIXERS.get(type(module))
+        made[module] = module if fixer is None else fixer(module)
+        for name, part in list(module._modules.items()) if fixer is None else []:
+            if part is not None:
+                setattr(module, name, _replaced(part, made))
+    return made[module]
 
 
 def check_private(module: nn.Module, loss: Loss, schema: Schema) -> None:

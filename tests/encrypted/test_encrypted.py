@@ -70,15 +70,43 @@ def test_a_network_with_squares_computes_what_it_does_in_the_clear() -> None:
     assert torch.allclose(outputs, _cnn()(images), atol=1e-3)
 
 
+def test_a_layer_that_stands_in_two_places_is_applied_twice() -> None:
+    torch.manual_seed(3)
+    square, linear = Square(), nn.Linear(3, 3)
+    module = nn.Sequential(linear, square, linear, square, nn.Linear(3, 2))
+    model = EncryptedModel(module, (3,))
+    client = Client(model.public_description)
+    images = torch.rand(4, 3) * 2 - 1
+    assert torch.allclose(client.decrypt(model(client.encrypt(images))), module(images), atol=1e-3)
+
+
 def test_values_at_the_bound_do_not_wrap_around() -> None:
-    """All inputs and weights at their largest, so that outputs are what the first prime was chosen for."""
+    """All inputs and weights at their largest, so that outputs are what the first prime was chosen for.
+
+    In all slots: what wraps around are a polynomial's coefficients, and one of them is the mean of the slots.
+    """
     layer = nn.Linear(4, 2)
     layer.weight.data = torch.full((2, 4), 3.0)
     layer.bias.data = torch.tensor([1.0, -1.0])
     model = EncryptedModel(nn.Sequential(layer, Square()), (4,), input_bound=5.0)
     client = Client(model.public_description)
-    outputs = client.decrypt(model(client.encrypt(torch.tensor([[5.0] * 4, [-5.0] * 4]))))
-    assert outputs.numpy() == pytest.approx(np.array([[61.0, 59.0], [59.0, 61.0]]) ** 2, rel=1e-4)
+    for sign, expected in ((1, [61.0, 59.0]), (-1, [59.0, 61.0])):
+        outputs = client.decrypt(model(client.encrypt(torch.full((client.most_images, 4), sign * 5.0))))
+        assert outputs.numpy() == pytest.approx(np.tile(np.square(expected), (client.most_images, 1)), rel=1e-4)
+
+
+def test_squares_at_the_end_that_could_wrap_around_are_refused() -> None:
+    """Primes of 24 bits are far apart, and the scale of a square is off by what its prime is off."""
+    linear = nn.Linear(1, 1, bias=False)
+    last = nn.Linear(1, 1, bias=False)
+    linear.weight.data, last.weight.data = torch.ones(1, 1), torch.full((1, 1), (2.0**35 / 1.1 * 0.999) ** 0.5)
+    layers = [linear, Square(), linear, Square(), last, Square()]
+    with pytest.raises(ModelError, match="squares at the end"):
+        EncryptedModel(nn.Sequential(*layers), (1,))
+    model = EncryptedModel(nn.Sequential(*layers, linear), (1,))
+    client = Client(model.public_description)
+    outputs = client.decrypt(model(client.encrypt(torch.ones(client.most_images, 1))))
+    assert outputs.numpy() == pytest.approx(2.0**35 / 1.1 * 0.999, rel=2e-2)
 
 
 def test_an_output_that_depends_on_nothing_is_its_bias() -> None:
@@ -183,7 +211,15 @@ def test_the_description_tells_depth_shapes_and_a_bound_only(linear: EncryptedMo
 
 
 @pytest.mark.parametrize(
-    "parameters", [Parameters(4096, 40, 10, 1), Parameters(2048, 20, 4, 1), Parameters(8192, 60, 1, 1)]
+    "parameters",
+    [
+        Parameters(4096, 40, 10, 1),
+        Parameters(2048, 20, 4, 1),
+        Parameters(8192, 60, 1, 1),
+        Parameters(4096, 0, 30, 1),
+        Parameters(4096, -3, 30, 1),
+        Parameters(4096, 10, 0, 1),
+    ],
 )
 def test_a_client_refuses_a_description_with_weak_parameters(linear: EncryptedModel, parameters: Parameters) -> None:
     with pytest.raises(ConfigError, match="128 bits"):

@@ -9,16 +9,18 @@ import torch
 from three_parties import Party, Trio
 
 from fedray.mpc import approximations
-from fedray.mpc.ring import decoded, encoded
+from fedray.mpc.ring import LARGEST_PRECISION, decoded, encoded, limit
 from fedray.mpc.shares import Share, split
 
 UNIT = 2.0**-20
 
 
-def computed(operator: Callable[[Party, Share], Share], x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def computed(
+    operator: Callable[[Party, Share], Share], x: torch.Tensor, precision: int = 20
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A function of numbers as fixed point holds them, and those numbers."""
-    words = encoded(x, 20)
-    return decoded(Trio().words(operator, split(words, 20)), 20), decoded(words, 20)
+    words = encoded(x, precision)
+    return decoded(Trio(precision).words(operator, split(words, precision)), precision), decoded(words, precision)
 
 
 def powers(least: int, largest: int) -> torch.Tensor:
@@ -68,3 +70,31 @@ def test_a_polynomial_is_horners(coefficients: list[float]) -> None:
 def test_numbers_are_clamped_at_both_ends() -> None:
     found, x = computed(lambda party, s: approximations.clamped(party, s, -1.5, 2.0), torch.linspace(-4, 4, 33))
     assert torch.equal(found, x.clamp(-1.5, 2.0))
+
+
+@pytest.mark.parametrize("precision", range(21, LARGEST_PRECISION + 1))
+def test_with_more_fractional_bits_ranges_shrink_and_errors_do_not_grow(precision: int) -> None:
+    """e**13 has no room above 21 bits: without a lower end it would come out as something else."""
+    top = {21: 13, 22: 12, 23: 11, 24: 9, 25: 8, 26: 6}[precision]
+    largest = limit(precision) * 0.99
+    found, x = computed(approximations.exp, torch.linspace(-20, min(40, largest), 500), precision)
+    expected = x.clamp(max=top).exp()
+    assert bool(((found - expected).abs() <= 3e-4 * expected + 4e-6).all())
+    magnitudes = powers(-8, min(12, 62 - 2 * precision))
+    found, x = computed(approximations.reciprocal, -magnitudes, precision)
+    assert bool(((found - 1 / x).abs() <= 1e-5 / x.abs() + 4e-6).all())
+    found, x = computed(approximations.log, magnitudes, precision)
+    assert (found - x.log()).abs().max() < 1e-4
+    found, x = computed(approximations.inverse_square_root, magnitudes, precision)
+    assert ((found - x.rsqrt()) / x.rsqrt()).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("precision", [6, 8, 11])
+def test_with_few_fractional_bits_errors_are_those_of_the_last_place(precision: int) -> None:
+    """Up to 2**bits: the reciprocal of a larger number has no words, and dividing by it would leave nothing."""
+    unit = 2.0**-precision
+    x = 2.0 ** torch.linspace(-2, precision - 0.01, 500, dtype=torch.float64)
+    found, x = computed(approximations.log, x, precision)
+    assert (found - x.log()).abs().max() < 60 * unit
+    found, x = computed(approximations.reciprocal, x, precision)
+    assert bool(((found - 1 / x).abs() <= 40 * unit * (1 + 1 / x)).all())

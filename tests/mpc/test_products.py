@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from three_parties import Party, Trio, whole
+from three_parties import Party, Trio, require_uniform, seen_by, whole
 
 from fedray.errors import DataError, ProtocolError
 from fedray.mpc.products import product, scaled, settled
@@ -38,7 +39,8 @@ def test_products_of_whole_words_are_exact_modulo_the_ring(pairs: list[tuple[int
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(SAFE, min_size=1, max_size=200), st.integers(1, 20))
+@example([-(2**62), -1, 0, 2**62 - 1], 26)
+@given(st.lists(SAFE, min_size=1, max_size=200), st.integers(1, 26))
 def test_truncation_is_exact_or_one_unit_larger_for_every_word_that_fits(words: list[int], n_bits: int) -> None:
     """ABY3's truncation would be far off for words as large as these."""
     found = Trio().words(lambda party, share: settled(party, share.own, 20 + n_bits), whole(words))
@@ -88,31 +90,29 @@ def test_numbers_that_do_not_fit_are_refused(value: float) -> None:
     assert limit(20) == 2.0**22
 
 
-def view_of(index: int, secret: int) -> tuple[list[int], Party]:
-    """All words that one party sees of ten thousand products with a secret, truncated: its shares and its messages."""
-    trio = Trio()
-    heard: list[torch.Tensor] = []
-    channel = trio.parties[index].channel
-    receive = channel.receive
-
-    def receiving(sender: int, like: torch.Tensor) -> torch.Tensor:
-        words = receive(sender, like)
-        heard.append(words)
-        return words
-
-    channel.receive = receiving  # type: ignore[method-assign]
-    shared = split(torch.full((10_000,), secret << 20), 20)
-    shares = trio.shares(partial(product, bilinear=torch.mul), shared, shared)
-    seen = [shared[index].own, shared[index].next, shares[index].own, shares[index].next, *heard]
-    return [int(word) for words in seen for word in (words.to(torch.int64) & 255)], trio.parties[index]
-
-
 @pytest.mark.parametrize("index", [0, 1, 2])
 @pytest.mark.parametrize("secret", [0, 1, -700])
 def test_a_partys_whole_view_is_uniform_whatever_the_secret(index: int, secret: int) -> None:
-    """Chi-squared over 10,000 sharings, of the last byte of each word that it sees; 256 kinds: 6 sigma is 391."""
-    seen, _ = view_of(index, secret)
-    for start in range(0, len(seen), 10_000):
-        counts = torch.bincount(torch.tensor(seen[start : start + 10_000]), minlength=256).double()
-        statistic = float(((counts - 10_000 / 256) ** 2 / (10_000 / 256)).sum())
-        assert statistic < 255 + 6 * (2 * 255) ** 0.5
+    """Over 10,000 products with a secret, truncated: all bytes of all words in a party's shares and messages."""
+    trio = Trio()
+    seen = seen_by(trio.parties[index])
+    shared = split(torch.full((10_000,), secret << 20), 20)
+    result = trio.shares(partial(product, bilinear=torch.mul), shared, shared)[index]
+    for words in (shared[index].own, shared[index].next, result.own, result.next, *seen):
+        require_uniform(words, 64 if words.dtype is torch.int64 else 21)
+        assert words.dtype is torch.int64 or (words.min() >= 0 and words.max() < 2**21), "20 bits are lost, and a carry"
+
+
+@pytest.mark.parametrize("value", [2.0**42, -(2.0**42), float("inf"), float("nan")])
+def test_a_whole_public_number_that_would_wrap_around_is_refused(value: float) -> None:
+    """It has no fractional bits until it meets a number that has."""
+    shared = split(encoded(torch.ones(1), 20), 20)
+    for program in (lambda party, share: share + party.public(torch.tensor(value)), multiplied_by(value)):
+        with pytest.raises(DataError, match="too large"):
+            Trio().words(program, shared)
+    found = Trio().words(lambda party, share: share + party.public(torch.tensor(2**42 - 2)), shared)
+    assert decoded(found, 20).tolist() == [2.0**42 - 1]
+
+
+def multiplied_by(value: float) -> Callable[[Party, Share], Share]:
+    return lambda party, share: scaled(party, share, torch.tensor(value), torch.mul)

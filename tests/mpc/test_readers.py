@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from threading import Event, Thread
 
@@ -15,7 +17,7 @@ from fedray.errors import ConfigError, DataError, ProtocolError, RunError
 from fedray.mpc.conducting import MOST_BEGUN, opened
 from fedray.mpc.engine import Ref
 from fedray.mpc.keys import Reader, sealed_for
-from fedray.mpc.local import LocalParties
+from fedray.mpc.local import PATIENCE_S, LocalParties
 from fedray.mpc.worker import Halves, packed, unpacked
 
 X = torch.tensor([1.5, -2.0])
@@ -49,8 +51,9 @@ def test_a_sealed_result_opens_for_its_reader_alone(parties: LocalParties) -> No
     number, parts = msgspec.msgpack.decode(sealed, type=tuple[int, list[bytes]])
     with pytest.raises(ProtocolError, match="does not open"):
         opened(msgspec.msgpack.encode((number, [parts[1], parts[0], parts[2]])), hospital)
-    with pytest.raises(ProtocolError, match="malformed"):
-        opened(b"garbage", hospital)
+    for malformed in (b"garbage", msgspec.msgpack.encode((number, parts[:2])), msgspec.msgpack.encode((number, []))):
+        with pytest.raises(ProtocolError, match="malformed"):
+            opened(malformed, hospital)
 
 
 def test_a_party_that_computed_something_else_is_noticed(parties: LocalParties) -> None:
@@ -69,10 +72,73 @@ def test_a_share_for_another_party_or_of_another_value_does_not_open(parties: Lo
             parties.workers[0].keep(7, sealed, [])
 
 
+def test_who_carries_a_share_can_change_neither_its_readers_nor_its_number(parties: LocalParties) -> None:
+    """Or it would have the parties open the value to itself."""
+    carried: list[tuple[int, bytes]] = []
+    worker, thief = parties.workers[0], Reader()
+    keep = worker.keep
+
+    def carrying(number: int, sealed: bytes, readers: frozenset[bytes]) -> None:
+        carried.append((number, sealed))
+        keep(number, sealed, readers)
+
+    worker.keep = carrying  # type: ignore[method-assign]
+    ref = parties.share(X)
+    ((number, sealed),) = carried
+    for another in ((number, [thief.public]), (number, [parties.reader.public, thief.public]), (number + 1, [])):
+        with pytest.raises(ProtocolError, match="does not open"):
+            keep(another[0], sealed, another[1])
+    with pytest.raises(ProtocolError, match="holds a value"):
+        keep(number, sealed, [parties.reader.public])
+    assert parties.reveal(ref).tolist() == X.tolist()
+
+
+def test_an_operator_does_not_overwrite_a_value(parties: LocalParties) -> None:
+    ref = parties.share(X)
+    parties._ask_all("run", ref.number, "negate", [ref], {})
+    with pytest.raises(ProtocolError, match="holds a value"):
+        parties.reveal(ref)
+
+
+def test_a_party_that_stops_alone_ends_the_others_in_seconds(parties: LocalParties) -> None:
+    x = parties.share(X)
+    parties.workers[2].forget([x.number])
+    began = time.monotonic()
+    with pytest.raises((RunError, ProtocolError), match=r"does not hold|no word of party 2: a value that"):
+        parties.reveal(parties.run("sigmoid", x))
+    parties.close()
+    assert all(worker.stopped for worker in parties.workers)
+    assert time.monotonic() - began < PATIENCE_S / 2
+
+
+def test_parties_that_were_ended_are_named_as_such(parties: LocalParties) -> None:
+    parties.close()
+    with pytest.raises(RunError, match="parties that were ended"):
+        parties.share(X)
+
+
+def test_threads_that_compute_at_once_do_not_confuse_the_parties(parties: LocalParties) -> None:
+    """Each party would take their operators in another order, and draw for one what its peer draws for another."""
+    x = parties.share(X)
+    ask = parties._ask
+
+    def slowly(index: int, method: str, *args: object) -> Future[object]:
+        time.sleep(0.0005)
+        return ask(index, method, *args)
+
+    parties._ask = slowly  # type: ignore[method-assign]
+    with ThreadPoolExecutor(4) as threads:
+        products = list(threads.map(lambda _: parties.run("multiply", x, x), range(40)))
+    assert all(parties.reveal(product).tolist() == (X * X).tolist() for product in products)
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"",
+        msgspec.msgpack.encode(Halves((2,), 20_000, bytes(16), bytes(16))),
+        msgspec.msgpack.encode(Halves((2,), -1, bytes(16), bytes(16))),
+        msgspec.msgpack.encode(Halves((-1,), 20, bytes(16), bytes(16))),
         b"garbage",
         msgspec.msgpack.encode(Halves((2,), 20, bytes(16), bytes(8))),
         msgspec.msgpack.encode(Halves((3,), 20, bytes(16), bytes(16))),

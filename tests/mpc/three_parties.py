@@ -1,10 +1,11 @@
-"""Runs one program at three parties, each in a thread, and gives the shares that come of it."""
+"""Runs one program at three parties, each in a thread, and gives the shares that come of it and what parties saw."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,4 +64,27 @@ def whole(words: Sequence[int] | Tensor, precision: int = 0) -> Sequence[Share]:
     return split(torch.as_tensor(words, dtype=torch.int64), precision)
 
 
-__all__ = ["Party", "Trio", "whole"]
+def seen_by(party: Party) -> list[Tensor]:
+    """All words that a party hears and draws from now on."""
+    seen: list[Tensor] = []
+
+    def remembered(words: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def remembering(*args: Any) -> Tensor:
+            seen.append(words(*args))
+            return seen[-1]
+
+        return remembering
+
+    for source, name in ((party.channel, "receive"), (party.with_next, "words"), (party.with_previous, "words")):
+        setattr(source, name, remembered(getattr(source, name)))
+    return seen
+
+
+def require_uniform(words: Tensor, n_bits: int) -> None:
+    """Chi-squared of each byte of words that have so many bits, of 256 kinds: beyond 480 once in 10**15."""
+    for shift in {*range(0, n_bits - 7, 8), n_bits - 8}:
+        counts = torch.bincount(((words.to(torch.int64) >> shift) & 255).reshape(-1), minlength=256).double()
+        assert float(((counts - counts.mean()) ** 2 / counts.mean()).sum()) < 480, f"bits from {shift} on"
+
+
+__all__ = ["Party", "Trio", "require_uniform", "seen_by", "whole"]

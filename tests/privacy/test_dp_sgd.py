@@ -336,6 +336,13 @@ def test_a_class_that_cannot_be_pickled_is_made_private_all_the_same() -> None:
     assert type(make_private(Local(nn.LSTM(5, 3))).part).__name__ == "DPLSTM"
 
 
+def test_a_layer_that_stands_in_two_places_is_replaced_in_both_by_one() -> None:
+    layer = nn.LSTM(3, 3)
+    module = make_private(nn.ModuleDict({"first": layer, "second": layer}))
+    assert [type(part).__name__ for part in module.children()] == ["DPLSTM"]
+    assert module["first"] is module["second"]  # type: ignore[index]
+
+
 @pytest.mark.parametrize("model", ["mlp", "cnn", "lstm", "lstm every step"])
 def test_the_built_in_models_can_be_trained_privately(model: str) -> None:
     check_private(_private(model), cross_entropy, MODELS[model][1])

@@ -65,6 +65,10 @@ class DataOwner:
     def read(self, sealed: bytes) -> torch.Tensor:
         return opened(sealed, self._reader)
 
+    def remember(self, parties: HeldParties) -> bytes:
+        self._parties = parties
+        return parties.reader.public
+
     def compute(self, parties: HeldParties, ref: Ref) -> None:
         parties.run("negate", ref)
 
@@ -84,6 +88,7 @@ def test_another_process_shares_and_reads_and_the_caller_sees_neither() -> None:
         with pytest.raises(RunError, match="did not start the parties"):
             ray.get(owner.compute.remote(parties, theirs))
         assert pickle.loads(cloudpickle.dumps(parties)) is parties
+        assert ray.get(owner.remember.remote(parties)) == ray.get(owner.remember.remote(parties))
     ray.kill(owner)
 
 
@@ -106,6 +111,19 @@ def test_the_others_say_who_is_gone_while_they_wait_for_it() -> None:
         answer = ray.get(parties._actors[0].ask.remote("sealed", x.number, parties.reader.public), timeout=SECONDS)
         assert isinstance(answer, RunError)
         assert "party 1 is gone" in str(answer)
+
+
+def test_a_party_joins_once_and_tells_nothing_but_what_parties_are_asked() -> None:
+    """A second time it would say other things under the same keys and numbers. Its shares are no answer."""
+    with Parties() as parties:
+        x = parties.share(X)
+        with pytest.raises(ProtocolError, match="join again"):
+            ray.get(parties._actors[0].join.remote(parties._actors))
+        for question, *args in (("_found", x.number), ("_key",), ("__reduce__",), ("stopped",)):
+            answer = ray.get(parties._actors[0].ask.remote(question, *args))
+            assert isinstance(answer, ProtocolError)
+            assert "asked for" in str(answer)
+        assert torch.allclose(parties.reveal(x), X, atol=1e-6)
 
 
 def test_garbage_from_a_party_ends_the_computation_with_its_name() -> None:
