@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, for their user alone."""
+"""Files for their user alone: written whole or not at all, or added to."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def put(path: Path, data: bytes, *, is_durable: bool = False) -> None:
     os.replace(partial, path)
     if is_durable:
         _sync(path.parent)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add to the end of a file, which is made if it is not there."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as file:
+        file.write(data)
 
 
 def _sync(folder: Path) -> None:

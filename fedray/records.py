@@ -182,7 +182,7 @@ def read_run(path: Path) -> RunRecords:
         raise RecordsError(
             f"no records in {path}",
             f"{PARQUET} or {STREAM}",
-            "name a directory that fedray run or compare wrote",
+            "name a directory that fedray run or compare wrote; of a vertical run read history.jsonl",
         )
     return _read_stream(found) if found.suffix == ".arrows" else _read_parquet(found)
 

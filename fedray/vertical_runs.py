@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from fedray.config.cluster import Placement
 from fedray.environment import environment
 from fedray.errors import ConfigError
-from fedray.files import put
+from fedray.files import append, put
 from fedray.run_directory import OWNERS, held, new_directory
 from fedray.vertical.aligning import Alignment
 from fedray.vertical.bottom import Activations
@@ -98,7 +98,7 @@ class Vertical:
         self._align_plan: AlignPlan | None = None
         self._alignment: Alignment | None = None
         self._fusion: Fusion | None = None
-        self._plan = FitPlan()
+        self._plans: list[FitPlan] = []
         self.history: list[EpochRecord] = []
 
     def count(self) -> dict[str, int]:
@@ -136,7 +136,8 @@ class Vertical:
         Args:
             bottoms: owner's name to a module, or to what makes one of the shape of its rows.
             top: a module, or what makes one of the width of fused embeddings and the number of outputs.
-            fuse: ``concat`` shows the label holder every embedding, ``masked_sum`` their sum alone.
+            fuse: ``concat`` shows the label holder every embedding, ``masked_sum`` their sum alone. For people whom one
+                owner alone has, that sum hides nothing.
 
         Raises:
             ConfigError: rows are not aligned, a model is missing, or the fusion is unknown or not for so few owners.
@@ -183,17 +184,20 @@ class Vertical:
             activations: what owners do to embeddings before they leave; nothing when left out.
 
         Raises:
-            ConfigError: there are no models yet, or label privacy is another than before.
+            ConfigError: there are no models yet, there is less than one epoch, the optimizer cannot be made, or label
+                privacy is another than before.
             BudgetExhausted: the label holder's ledger does not allow the label privacy.
             RunError: a party is gone, or the loss is no longer finite.
             ProtocolError: a party sent what it should not.
         """
         self._require(self._fusion, "models()")
+        if epochs < 1:
+            raise ConfigError(f"{epochs} epochs", "1 or more", "correct it")
         plan = FitPlan(batch_size, optimizer or adam(), cut or NoNoise(), label_dp, activations)
         session = self._session()
         session.of_holder(methodcaller("begin", plan))
         session.of_owners(dict.fromkeys(self._owners, methodcaller("begin", plan)))
-        self._plan = plan
+        self._plans.append(plan)
         for _ in range(epochs):
             record = session.of_holder(methodcaller("epoch"))
             self._write(record)
@@ -232,8 +236,10 @@ class Vertical:
         self._require(self.history or None, "fit()")
         assert self._fusion
         assert self._align_plan
-        owners, missing = self._setting.owners, self._align_plan.missing
-        return LeakageReport(self._setting.holder, owners, missing, self._fusion, self._plan, tuple(self.history))
+        assert self._alignment
+        owners, missing, n_alone = self._setting.owners, self._align_plan.missing, self._alignment.n_alone
+        holder, plans, history = self._setting.holder, tuple(self._plans), tuple(self.history)
+        return LeakageReport(holder, owners, missing, self._fusion, n_alone, plans, history)
 
     def save(self, folder: str | Path) -> None:
         """Have every party write its model to ``NAME.safetensors`` in a folder of its own node.
@@ -286,8 +292,8 @@ class Vertical:
 
     def _write(self, record: EpochRecord) -> None:
         self.history.append(record)
-        with (self.directory / HISTORY).open("a") as file:
-            file.write(json.dumps(asdict(record)) + "\n")
+        figures = json.loads(json.dumps(asdict(record)), parse_constant=lambda _: None)  # JSON has no NaN
+        append(self.directory / HISTORY, (json.dumps(figures) + "\n").encode())
 
     def _require(self, there: object, call: str) -> None:
         if there is None:

@@ -29,7 +29,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
-            errors.print("what was recorded is kept; go on by --resume")
+            errors.print("what was recorded is kept; a run in rounds goes on by --resume, a vertical one starts anew")
         raise
 
 

@@ -167,10 +167,11 @@ def explain(
     page: str = "docs/configuration.md",
 ) -> ConfigError:
     """One ``ConfigError`` for all that pydantic found in ``raw``, which is not of the kind that a page describes."""
+    schema = "; `fedray schema` prints the JSON schema for your editor" if kind is Experiment else ""
     return ConfigError(
         "\n  ".join(_describe(dict(item), raw, kind) for item in error.errors()),
         f"an experiment as {page} describes it",
-        "correct the values named above; `fedray schema` prints the JSON schema for your editor",
+        f"correct the values named above{schema}",
     )
 
 
@@ -178,6 +179,8 @@ def _describe(item: Mapping[str, Any], raw: Mapping[str, Any], kind: type[BaseMo
     path = list(real_path(raw, item["loc"]))
     where = ".".join(path) or "experiment"
     if item["type"] == "extra_forbidden":
+        if path == ["kind"]:
+            return "kind: unknown key; `kind: vertical` is for `fedray run` alone"
         close = difflib.get_close_matches(path[-1], _known_keys(kind), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         if close and close[0] == path[-1]:

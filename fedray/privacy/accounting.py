@@ -143,7 +143,9 @@ def _epsilon_pld(charges: tuple[Charge, ...], delta: float) -> float | None:
     events = [_as_gaussian(charge.event) for charge in charges]
     if any(not isinstance(event, Gaussian | SampledGaussian | RandomisedResponse) for event in events):
         return None
-    grid = max(min(_interval(event) for event in events), _COARSEST * _epsilon_rdp(charges, delta))
+    if math.isinf(by_rdp := _epsilon_rdp(charges, delta)):
+        return _epsilon_pure(charges)
+    grid = max(min(_interval(event) for event in events), _COARSEST * by_rdp)
     losses = [_losses(event, charge.count, grid) for event, charge in zip(events, charges, strict=True)]
     with np.errstate(over="ignore"):
         epsilon = float(reduce(PrivacyLossDistribution.compose, losses).get_epsilon_for_delta(delta))
@@ -230,7 +232,8 @@ def _dp_event(event: Event) -> dp_accounting.DpEvent:
 
 def _rate_of_noise(event: RandomisedResponse) -> float:
     """How often randomised response draws a class at random, the true one included."""
-    return event.n_classes / (math.exp(event.epsilon) + event.n_classes - 1)
+    odds = math.exp(-event.epsilon)
+    return event.n_classes * odds / (1 + (event.n_classes - 1) * odds)
 
 
 def _interval(event: Event) -> float:

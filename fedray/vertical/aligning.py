@@ -36,11 +36,13 @@ class Alignment:
     Attributes:
         n_train: common rows to train on.
         n_holdout: common rows held out.
+        n_alone: those of both that one owner alone has; no sum hides these.
         n_shared: owner's name to how many people it shares with the label holder.
     """
 
     n_train: int
     n_holdout: int
+    n_alone: int
     n_shared: Mapping[str, int]
 
 
@@ -58,10 +60,12 @@ class Common:
     Attributes:
         rows: row numbers of the label holder in the common order, shape ``(n,)``.
         n_train: how many of them are trained on.
+        n_alone: how many of them one owner alone has.
     """
 
     rows: NDArray[np.int64] = field(repr=False)
     n_train: int
+    n_alone: int
 
 
 def common_rows(
@@ -91,10 +95,12 @@ def common_rows(
         n_owners[rows] += 1
     chosen = np.flatnonzero(n_owners >= (len(shared) if missing == "drop" else 1))
     ranked = sorted(chosen.tolist(), key=lambda row: hmac.digest(key, ids[row].encode(), "sha256"))
-    return _divided(np.array(ranked, dtype=np.int64), holdout)
+    rows, n_train = _divided(np.array(ranked, dtype=np.int64), holdout)
+    return Common(rows, n_train, int((n_owners[rows] == 1).sum()))
 
 
-def _divided(rows: NDArray[np.int64], holdout: float | NDArray[np.bool_]) -> Common:
+def _divided(rows: NDArray[np.int64], holdout: float | NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
+    """Rows to train on, then those held out; and how many the former are."""
     if isinstance(holdout, float):
         is_held_out = np.arange(len(rows)) >= len(rows) - round(len(rows) * holdout)
     else:
@@ -105,7 +111,7 @@ def _divided(rows: NDArray[np.int64], holdout: float | NDArray[np.bool_]) -> Com
             "some to train on",
             "hold out fewer, or take missing='allow' where owners lack some",
         )
-    return Common(np.concatenate([rows[~is_held_out], rows[is_held_out]]), n_train)
+    return np.concatenate([rows[~is_held_out], rows[is_held_out]]), n_train
 
 
 @contextmanager

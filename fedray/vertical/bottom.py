@@ -112,7 +112,12 @@ class Trainer:
             return cls(Bottom(made_bottom(maker, shape), shape), features, seed, name)
 
     def begin(self, optimizer: OptimizerMaker) -> None:
-        """Take a new optimizer."""
+        """Take a new optimizer; a step that was cut off is forgotten.
+
+        Raises:
+            ConfigError: the optimizer cannot be made.
+        """
+        self._embedding = None
         self._optimizer = made_optimizer(optimizer, self.bottom)
 
     @property

@@ -12,6 +12,7 @@ from fedray.config.data import AbsolutePath
 from fedray.config.fields import BY_NAME, Reference, Section
 from fedray.config.learning import Adam, Sgd
 from fedray.config.loading import explain, override
+from fedray.vertical.plans import LARGEST_EPSILON
 
 
 class Held(Section):
@@ -113,7 +114,7 @@ class Defences(Section):
 
     cut: Annotated[MaxNormSection | IsotropicSection, Field(discriminator="name"), BY_NAME] | None = None
     """Noise on the gradients that leave the label holder."""
-    label_epsilon: PositiveFloat | None = None
+    label_epsilon: Annotated[float, Field(gt=0, le=LARGEST_EPSILON)] | None = None
     """Labels are randomised once, with this epsilon."""
     activations: ActivationsSection | None = None
     """Clipping and noise at owners."""

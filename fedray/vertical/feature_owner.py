@@ -106,8 +106,12 @@ class FeatureOwner:
         return self._trainer.bottom.width
 
     def begin(self, plan: FitPlan) -> None:
-        """Train by this plan from now on."""
-        self._plan = plan
+        """Train by this plan from now on; an epoch that was cut off is forgotten.
+
+        Raises:
+            ConfigError: the optimizer cannot be made.
+        """
+        self._plan, self._scores = plan, []
         self._trained().begin(plan.optimizer)
 
     def save(self, folder: str | Path) -> None:

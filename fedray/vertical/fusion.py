@@ -4,8 +4,9 @@
 Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017, section 4.0.1). Deviations: no self masks and no
 recovery of dropouts, since a batch that lacks an owner ends the run; and rounding is to the nearest, not stochastic.
 A pair's mask is derived from the pair's secret of this session, the number of the embedding and what it is for. An
-owner answers each number once, so that no mask is ever used twice, and owners that were asked for different rows under
-one number do not cancel.
+owner answers each number once, so that no mask is ever used twice, and owners that were asked for different batches
+under one number do not cancel. Which rows are in a batch follows from the order that the label holder has told each
+owner, and is not bound: a label holder that lies about it, or about gradients, can learn an owner's embeddings.
 """
 
 from __future__ import annotations
@@ -60,7 +61,11 @@ class Sender(Protocol):
         """What of an embedding can be sent; gradients pass."""
 
     def sent(self, embedding: Tensor, request: Forward, run: bytes) -> bytes:
-        """The message of a bounded embedding, shape ``(n, width)``."""
+        """The message of a bounded embedding, shape ``(n, width)``.
+
+        Raises:
+            ProtocolError: it is masked and not finite, which nobody could tell of the sum.
+        """
 
 
 class Fusion(Protocol):
@@ -190,7 +195,7 @@ class _Masking:
         return embedding.clamp(-self.largest, self.largest)
 
     def sent(self, embedding: Tensor, request: Forward, run: bytes) -> bytes:
-        values = _array(embedding).astype(np.float64).ravel()
+        values = _finite(_array(embedding), self.name).astype(np.float64).ravel()
         units = np.rint(values / self.step).astype(np.int64).astype(np.uint32)
         terms = canonical(request.purpose, request.epoch, request.batch, request.batch_size, len(units))
         self._mask(units, [self._pair(peer, request.number, terms, run) for peer in self.secrets])
@@ -207,14 +212,13 @@ class _Masking:
 
 
 def _floats(message: bytes, name: str, n: int, width: int) -> NDArray[np.float32]:
-    values = np.frombuffer(_sized(message, name, n, width), dtype="<f4")
+    return _finite(np.frombuffer(_sized(message, name, n, width), dtype="<f4"), name).reshape(n, width)
+
+
+def _finite(values: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     if not np.isfinite(values).all():
-        raise ProtocolError(
-            f"an embedding of {name!r} that is not finite",
-            "finite numbers",
-            "lower the learning rate",
-        )
-    return values.reshape(n, width)
+        raise ProtocolError(f"an embedding of {name!r} that is not finite", "finite numbers", "lower the learning rate")
+    return values
 
 
 def _units(message: bytes, name: str, n: int, width: int) -> NDArray[np.uint32]:

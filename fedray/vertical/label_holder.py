@@ -114,7 +114,8 @@ class LabelHolder:
         common = common_rows(shared, self._table.ids, plan.missing, holdout, key)
         self._tell(common, shared)
         n_holdout = len(common.rows) - common.n_train
-        return Alignment(common.n_train, n_holdout, {name: len(rows) for name, rows in shared.items()})
+        n_shared = {name: len(rows) for name, rows in shared.items()}
+        return Alignment(common.n_train, n_holdout, common.n_alone, n_shared)
 
     def count(self) -> dict[str, int]:
         """How many people each owner shares with this party, and not whom; once.
@@ -148,7 +149,7 @@ class LabelHolder:
         """Train by this plan from now on. Private labels are charged and randomised here, once.
 
         Raises:
-            ConfigError: labels are private otherwise than they were before.
+            ConfigError: labels are private otherwise than they were before, or the optimizer cannot be made.
             BudgetExhausted: the label holder's ledger does not allow it.
         """
         if self._n_epochs and plan.label_dp != self._label_dp:
@@ -157,10 +158,10 @@ class LabelHolder:
                 "the same as before",
                 "start a new run: what was learned from other labels is in the model",
             )
-        if plan.label_dp and plan.label_dp != self._label_dp:
-            self._randomise(plan.label_dp)
-        self._plan = plan
         self._top.begin(plan)
+        if plan.label_dp != self._label_dp:
+            self._targets = self._randomised(plan.label_dp) if plan.label_dp else self._truth
+        self._plan, self._label_dp = plan, plan.label_dp
 
     def epoch(self) -> EpochRecord:
         """Train one epoch, then evaluate.
@@ -234,12 +235,12 @@ class LabelHolder:
         self._targets = self._truth
         self._batches = Batches(common.n_train, len(common.rows), self._seed)
 
-    def _randomise(self, label_dp: LabelPrivacy) -> None:
+    def _randomised(self, label_dp: LabelPrivacy) -> Tensor:
+        """Targets of which those to train on are randomised, charged to the ledger before."""
         event = mechanism(self._labels, label_dp.epsilon)
         charge(event, self._setting, self._run.hex())
         n_train = self._batches.n_train
-        self._targets = torch.cat([randomised(self._truth[:n_train], event), self._truth[n_train:]])
-        self._label_dp = label_dp
+        return torch.cat([randomised(self._truth[:n_train], event), self._truth[n_train:]])
 
     def _train(self) -> tuple[float, Mapping[str, bytes]]:
         """The mean loss, and the gradients that owners still wait for."""

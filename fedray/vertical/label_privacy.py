@@ -59,17 +59,18 @@ def charge(event: RandomisedResponse, setting: Setting, run: str) -> None:
 def randomised(targets: Tensor, event: RandomisedResponse) -> Tensor:
     """Each class kept with probability e^epsilon / (e^epsilon + n_classes - 1), else another one, uniformly.
 
-    Draws are the operating system's; probabilities are rounded to multiples of 2^-64 in favour of noise.
+    Draws are the operating system's. The probability of another class is a multiple of 2^-64 that is larger than it has
+    to be, by 2^-64 and 2^-40 of itself at most; that covers all rounding.
 
     Args:
         targets: class numbers, int64 of shape ``(n,)``.
         event: epsilon and the number of classes.
     """
     odds = math.exp(-event.epsilon) * (event.n_classes - 1)
-    bound = np.uint64(min(math.floor(2.0**64 / (1 + odds)), 2**64 - 2048))
+    bound = np.uint64(math.ceil(math.ldexp(odds / (1 + odds) * (1 + 2.0**-41), 64)))
     steps = 1 + _draws(len(targets)) % np.uint64(event.n_classes - 1)
     moved = (targets + torch.from_numpy(steps.astype(np.int64))) % event.n_classes
-    return torch.where(torch.from_numpy(_draws(len(targets)) < bound), targets, moved)
+    return torch.where(torch.from_numpy(_draws(len(targets)) < bound), moved, targets)
 
 
 def _draws(n: int) -> NDArray[np.uint64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,8 @@ class LeakageReport:
         owners: feature owners' names.
         missing: how rows that an owner lacks were treated.
         fusion: what the label holder got of embeddings.
-        plan: the defences.
+        n_alone: common rows that one owner alone has.
+        plans: of all fits, with their defences.
         records: all epochs, with the AUC of both attacks at each owner.
     """
 
@@ -35,13 +37,14 @@ class LeakageReport:
     owners: Sequence[str]
     missing: Missing
     fusion: Fusion
-    plan: FitPlan
+    n_alone: int
+    plans: Sequence[FitPlan]
     records: Sequence[EpochRecord]
 
     def worst(self, attack: str) -> float:
         """The largest AUC of an attack, ``norm`` or ``cosine``, over epochs and owners; nan where none was measured."""
         found = [getattr(leak, attack) for record in self.records for leak in record.leaks.values()]
-        return max(found, default=float("nan"))
+        return max((one for one in found if not math.isnan(one)), default=math.nan)
 
     def __rich__(self) -> Group:
         words = [Text(f"- {line}") for line in self.words()]
@@ -62,7 +65,7 @@ class LeakageReport:
         yield self._labels()
         yield "The caller saw figures of each epoch, and predictions if it asked for them; no row, label or embedding."
         if not self._is_measured:
-            yield "The attacks are for two classes; they were not run."
+            yield "The attacks are for two classes in a batch; none was run."
 
     @property
     def _is_measured(self) -> bool:
@@ -80,25 +83,33 @@ class LeakageReport:
         return table
 
     def _embeddings(self) -> str:
-        noise = self.plan.activations
-        after = f", values clipped to {noise.clip:g} with noise of {noise.deviation:g}" if noise else ""
         if isinstance(self.fusion, Concat):
-            return f"and every embedding of every owner, a row each{after}: inputs may be inverted from these"
-        return f"and sums of embeddings over {len(self.owners)} owners{after}; no owner's own"
+            return f"and every embedding of every owner, a row each{self._noise()}: inputs may be inverted from these"
+        alone = f", but for the {self.n_alone} people whom one owner alone has" if self.n_alone else ""
+        return f"and sums of embeddings over {len(self.owners)} owners{self._noise()}; no owner's own{alone}"
+
+    def _noise(self) -> str:
+        """What is said of activations: the least that any fit did."""
+        noises = [plan.activations for plan in self.plans]
+        told = dict.fromkeys(f"values clipped to {one.clip:g} with noise of {one.deviation:g}" for one in noises if one)
+        return "" if None in noises else f", {' or '.join(told)}"
 
     def _rows(self) -> str:
         return "" if self.missing == "allow" else " and every other owner has too"
 
     def _gradients(self) -> str:
-        if isinstance(self.plan.cut, NoNoise):
-            return "a gradient a row of every batch, without noise: the table says what these tell of labels"
-        return f"a gradient a row of every batch, with noise ({self.plan.cut})"
+        cuts = [plan.cut for plan in self.plans]
+        told = ", then ".join(
+            dict.fromkeys("without noise" if one == NoNoise() else f"with noise ({one})" for one in cuts)
+        )
+        table = ": the table says what these tell of labels" if self._is_measured else ""
+        return f"a gradient a row of every batch, {told}{table}"
 
     def _labels(self) -> str:
-        private = self.plan.label_dp
+        private = self.plans[-1].label_dp
         if private is None:
             return "Labels were used as they are: nothing bounds what gradients and model tell of them."
         return (
             f"Labels to train on were randomised once: epsilon {private.epsilon:g} for a label, on "
-            f"{self.holder}'s ledger. Held-out figures and these AUCs are of true labels."
+            f"{self.holder}'s ledger. Held-out figures and AUCs are of true labels."
         )

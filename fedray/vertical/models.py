@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedray.errors import ModelError
+from fedray.errors import ConfigError, ModelError
 
 BottomMaker = nn.Module | Callable[[tuple[int, ...]], nn.Module]
 TopMaker = nn.Module | Callable[[int, int], nn.Module]
@@ -75,19 +75,49 @@ def sgd(lr: float = 0.1, **options: Any) -> OptimizerMaker:
 
 
 def made_bottom(maker: BottomMaker, shape: tuple[int, ...]) -> nn.Module:
-    """A party's own copy of a module, or a new one."""
-    return copy.deepcopy(maker) if isinstance(maker, nn.Module) else maker(shape)
+    """A party's own copy of a module, or a new one.
+
+    Raises:
+        ModelError: it is none, or cannot be made.
+    """
+    return copy.deepcopy(maker) if isinstance(maker, nn.Module) else _made(partial(maker, shape), "a bottom model")
 
 
 def made_top(maker: TopMaker, width: int, n_outputs: int) -> nn.Module:
-    """The label holder's own copy of a module, or a new one."""
-    return copy.deepcopy(maker) if isinstance(maker, nn.Module) else maker(width, n_outputs)
+    """The label holder's own copy of a module, or a new one.
+
+    Raises:
+        ModelError: it is none, or cannot be made.
+    """
+    return (
+        copy.deepcopy(maker) if isinstance(maker, nn.Module) else _made(partial(maker, width, n_outputs), "a top model")
+    )
+
+
+def _made(make: Callable[[], nn.Module], what: str) -> nn.Module:
+    expected = "a module, or what makes one: of the shape of a row, or of the embeddings' width and the outputs' number"
+    try:
+        module = make()
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{what} that cannot be made: {error}", expected, "correct what makes it") from None
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"a {type(module).__name__} as {what}", expected, "correct what makes it")
+    return module
 
 
 def made_optimizer(maker: OptimizerMaker, module: nn.Module) -> Optimizer | None:
-    """An optimizer of all parameters; None where there are none."""
+    """An optimizer of all parameters; None where there are none.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
     parameters = list(module.parameters())
-    return maker(parameters) if parameters else None
+    try:
+        return maker(parameters) if parameters else None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"an optimizer that cannot be made: {error}", "what makes one of parameters", "correct its settings"
+        ) from None
 
 
 def outputs_on_zeros(module: nn.Module, shape: tuple[int, ...], what: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +11,8 @@ from fedray.vertical.cut import CutNoise, NoNoise
 from fedray.vertical.models import OptimizerMaker, adam
 
 Missing = Literal["drop", "allow"]
+LARGEST_EPSILON = 30.0
+"""For labels; randomised response by 64 random bits keeps to no much larger one."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,16 @@ class LabelPrivacy:
         epsilon: of differential privacy for one label; there is no delta.
 
     Raises:
-        ConfigError: not a positive number.
+        ConfigError: not a positive number, or above 30.
     """
 
     epsilon: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon < math.inf:
-            raise ConfigError(f"label privacy of epsilon {self.epsilon}", "a positive number", "take 0.5 to 8")
+        if not 0 < self.epsilon <= LARGEST_EPSILON:
+            raise ConfigError(
+                f"label privacy of epsilon {self.epsilon}", f"a number up to {LARGEST_EPSILON:g}", "take 0.5 to 8"
+            )
 
 
 @dataclass(frozen=True)

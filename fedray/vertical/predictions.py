@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedray.errors import ConfigError
+from fedray.files import put
 
 
 def write_predictions(path: Path, ids: Sequence[str], predictions: NDArray[np.float32]) -> None:
-    """Write a column of ids and one for each output.
+    """Write a column of ids, in their normalised form, and one for each output; for the party's user alone.
 
     Args:
         path: ends in .csv or .parquet.
@@ -26,12 +27,15 @@ def write_predictions(path: Path, ids: Sequence[str], predictions: NDArray[np.fl
 
     columns = predictions.reshape(len(ids), -1)
     frame = pd.DataFrame({"id": list(ids), **{f"prediction_{i}": columns[:, i] for i in range(columns.shape[1])}})
-    writers = {".csv": lambda: frame.to_csv(path, index=False), ".parquet": lambda: frame.to_parquet(path)}
-    if path.suffix not in writers:
+    formats: Mapping[str, Callable[[], bytes]] = {
+        ".csv": lambda: frame.to_csv(index=False).encode(),
+        ".parquet": lambda: frame.to_parquet(path=None),
+    }
+    if path.suffix not in formats:
         raise ConfigError(f"a file {path.name!r} for predictions", "a .csv or .parquet file", "rename it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        writers[path.suffix]()
+        put(path, formats[path.suffix]())
     except OSError as error:
         raise ConfigError(
             f"predictions that cannot be written to {path} ({error.strerror})",

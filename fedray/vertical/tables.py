@@ -64,7 +64,7 @@ def open_table(source: Source, id_column: str, party: str) -> Table:
     Raises:
         DataError: it cannot be read, lacks the column, or columns differ in length; ids are empty or occur twice.
     """
-    columns = {name: np.asarray(values) for name, values in _columns(source, id_column, party).items()}
+    columns = {name: _array(name, values) for name, values in _columns(source, id_column, party).items()}
     if id_column not in columns:
         raise DataError(
             f"a table of {party!r} with the columns {', '.join(sorted(columns)) or 'none'}",
@@ -96,6 +96,13 @@ def _columns(source: Source, id_column: str, party: str) -> Mapping[str, Any]:
         "a path, a mapping of columns, a data frame, or a callable that returns one",
         "correct the source",
     )
+
+
+def _array(name: str, values: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise DataError(f"a column {name!r} with rows of several lengths", "one shape a row", "pad them") from None
 
 
 def _read(path: Path, id_column: str, party: str) -> pd.DataFrame:

@@ -42,7 +42,11 @@ class Top:
         self.begin(FitPlan())
 
     def begin(self, plan: FitPlan) -> None:
-        """Train by this plan from now on, with a new optimizer."""
+        """Train by this plan from now on, with a new optimizer.
+
+        Raises:
+            ConfigError: the optimizer cannot be made.
+        """
         self._cut = plan.cut
         self._optimizer = made_optimizer(plan.optimizer, self.network)
 

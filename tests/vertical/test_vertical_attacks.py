@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from sklearn.metrics import roc_auc_score
 from vertical_toys import Talk, people, ready, values
 
 from fedray.vertical.attacks import auc, cosine_leak, cosine_scores, norm_leak, norm_scores
+from fedray.vertical.bottom import Activations
 from fedray.vertical.cut import Isotropic, NoNoise
 from fedray.vertical.fusion import Concat, MaskedSum
 from fedray.vertical.leakage import LeakageReport
 from fedray.vertical.messages import EndEpoch, Forward
 from fedray.vertical.models import adam
 from fedray.vertical.plans import FitPlan
+from fedray.vertical.records import EpochRecord, Leak
 
 
 @settings(max_examples=60, deadline=None)
@@ -102,9 +105,23 @@ def test_more_than_two_classes_are_not_attacked_and_the_report_says_so() -> None
     talk.begun()
     record = talk.holder.epoch()
     assert record.leaks == {}
-    report = LeakageReport("hospital", ("bank", "shop"), "drop", Concat(), FitPlan(), [record])
-    assert "they were not run" in str(report)
+    report = LeakageReport("hospital", ("bank", "shop"), "drop", Concat(), 0, [FitPlan()], [record])
+    assert "none was run" in str(report)
     assert math.isnan(report.worst("norm"))
+
+
+def test_the_report_is_of_all_fits_and_of_people_that_no_sum_hides() -> None:
+    noise = Activations(2.0, 0.5)
+    plans = [FitPlan(), FitPlan(cut=Isotropic(2.0), activations=noise), FitPlan(activations=noise)]
+    leaks = {"bank": Leak(math.nan, 0.6), "shop": Leak(0.7, math.nan)}
+    record = EpochRecord(1, 0.5, {}, leaks, {}, 0, 0, 1)
+    report = LeakageReport("hospital", ("bank", "shop"), "allow", MaskedSum(), 7, plans, [record])
+    shown = " ".join(str(report).split())
+    assert "without noise, then with noise (Isotropic(times=2.0)): the table says" in shown
+    assert "clipped" not in shown
+    assert "no owner's own, but for the 7 people whom one owner alone has" in shown
+    assert (report.worst("norm"), report.worst("cosine")) == (0.7, 0.6)
+    assert "values clipped to 2 with noise of 0.5" in " ".join(str(replace(report, plans=plans[1:])).split())
 
 
 def test_the_report_says_who_saw_what_under_each_fusion() -> None:
@@ -112,7 +129,7 @@ def test_the_report_says_who_saw_what_under_each_fusion() -> None:
     records = [talk.holder.epoch() for _ in range(2)]
     shown = {}
     for fusion in (Concat(), MaskedSum()):
-        report = LeakageReport("hospital", ("bank", "shop"), "drop", fusion, FitPlan(), records)
+        report = LeakageReport("hospital", ("bank", "shop"), "drop", fusion, 0, [FitPlan()], records)
         shown[fusion.name] = " ".join(str(report).split())
         assert f"{records[1].leaks['shop'].norm:.3f}" in shown[fusion.name]
         assert report.worst("cosine") == max(leak.cosine for one in records for leak in one.leaks.values())

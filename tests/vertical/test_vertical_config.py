@@ -69,6 +69,26 @@ def test_every_setting_reaches_the_run(folder: Path, changes: list[str]) -> None
     assert result.exit_code == 0, (result.output, result.exception)
 
 
+def test_figures_are_for_their_user_alone_and_json_where_an_auc_is_of_one_class(folder: Path) -> None:
+    labels = pd.read_csv("labels.csv")
+    labels.assign(label=range(80)).assign(label=lambda frame: frame.label == 0).to_csv("labels.csv", index=False)
+    assert run("--set", "train.batch_size=1", "--set", "train.epochs=1").exit_code == 0
+    text = (folder / "out" / "history.jsonl").read_text()
+    (leak, _) = json.loads(text, parse_constant=pytest.fail)["leaks"].values()
+    assert leak["cosine"] is None
+    assert {path.stat().st_mode & 0o077 for path in (folder / "out").iterdir()} == {0}
+
+
+def test_what_a_vertical_run_has_not_is_said_by_the_commands_that_read_runs(folder: Path) -> None:
+    assert run().exit_code == 0
+    assert "of a vertical run read history.jsonl" in " ".join(
+        str(CliRunner().invoke(cli.app, ["report", "out"]).exception).split()
+    )
+    assert "`kind: vertical` is for `fedray run` alone" in str(
+        CliRunner().invoke(cli.app, ["compare", "small.yaml"]).exception
+    )
+
+
 def test_profile_is_refused(folder: Path) -> None:
     assert "--profile is for runs in rounds" in run("--profile").output
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from fedray.privacy.accounting import spent
 from fedray.privacy.events import Charge, Gaussian, RandomisedResponse, at_example_level
 from fedray.privacy.ledger import Ledger, own_ledger
 from fedray.privacy.ledger_file import LedgerFile, ledger_path
+from fedray.vertical import label_privacy
 from fedray.vertical.bottom import Activations
 from fedray.vertical.cut import Isotropic, MaxNorm, NoNoise
 from fedray.vertical.fusion import Concat, MaskedSum
@@ -146,6 +148,10 @@ def test_the_ledger_takes_randomised_response_for_what_it_costs(epsilon: float, 
     assert found.epsilon_rdp == pytest.approx(renyi.get_epsilon(1e-6), rel=1e-9)
 
 
+def test_the_ledger_takes_an_epsilon_of_any_size() -> None:
+    assert 719 < spent([Charge(RandomisedResponse(720.0, 2))], 1e-6).epsilon <= 720
+
+
 def test_randomised_response_composes_with_noise_and_stays_what_it_is_for_examples() -> None:
     event = RandomisedResponse(0.7, 4)
     both = spent([Charge(event), Charge(Gaussian(2.0), 3)], 1e-5).epsilon
@@ -213,7 +219,7 @@ def test_labels_that_are_numbers_cannot_be_randomised() -> None:
         talk.holder.begin(FitPlan(label_dp=LabelPrivacy(1.0)))
 
 
-@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, 31.0, math.inf, math.nan])
 def test_label_privacy_of_no_epsilon_is_refused(epsilon: float) -> None:
     with pytest.raises(ConfigError):
         LabelPrivacy(epsilon)
@@ -226,3 +232,43 @@ def test_no_secret_of_a_party_is_in_its_repr() -> None:
         assert secret.hex() not in repr(party)
         assert repr(secret) not in repr(party)
     assert "tensor" not in repr(Labels("mse", torch.zeros(3), None))
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 1.0, 20.0, 30.0])
+@pytest.mark.parametrize("n_classes", [2, 3, 1000])
+def test_rounding_never_makes_labels_less_private(
+    epsilon: float, n_classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The least draw that keeps a class, found by bisection, against the probability in exact arithmetic."""
+    draw = [0]
+    monkeypatch.setattr(label_privacy, "_draws", lambda n: np.full(n, draw[0], dtype=np.uint64))
+    low, high = 0, 2**64 - 1
+    while low < high:
+        draw[0] = (low + high) // 2
+        is_kept = int(randomised(torch.zeros(1, dtype=torch.int64), RandomisedResponse(epsilon, n_classes))) == 0
+        low, high = (low, draw[0]) if is_kept else (draw[0] + 1, high)
+    with mpmath.workdps(60):
+        others = n_classes - 1
+        least = (1 - mpmath.mpf(others) / 2**64) * low / mpmath.mpf(2) ** 64 / others
+        found = mpmath.log((1 - mpmath.mpf(low) / mpmath.mpf(2) ** 64) / least)
+        assert found <= epsilon
+        assert found > epsilon - 1e-6
+
+
+def test_a_fit_without_label_privacy_uses_true_labels_if_nothing_was_trained_on_others(tmp_path: Path) -> None:
+    talk = Talk(*people(), folder=tmp_path)
+    talk.aligned()
+    talk.prepared()
+    talk.begun(FitPlan(label_dp=LabelPrivacy(0.1)))
+    assert not torch.equal(talk.holder._targets, talk.holder._truth)
+    talk.begun(FitPlan())
+    assert torch.equal(talk.holder._targets, talk.holder._truth)
+
+
+def test_an_optimizer_that_cannot_be_made_is_refused_before_labels_are_charged(tmp_path: Path) -> None:
+    talk = Talk(*people(), folder=tmp_path)
+    talk.aligned()
+    talk.prepared()
+    with pytest.raises(ConfigError, match="Invalid learning rate"):
+        talk.holder.begin(FitPlan(optimizer=sgd(-1.0), label_dp=LabelPrivacy(1.0)))
+    assert not list(tmp_path.iterdir())

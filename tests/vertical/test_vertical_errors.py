@@ -152,6 +152,24 @@ def test_arguments_out_of_range_are_refused(tmp_path: Path) -> None:
         fed.fit(label_dp=LabelPrivacy(1.0))
 
 
+def test_less_than_one_epoch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="0 epochs"):
+        ready_made(vertical(tmp_path)).fit(epochs=0)
+
+
+@pytest.mark.parametrize("maker", [nn.Linear, lambda _shape: None])
+def test_what_makes_no_module_is_one_clear_error(tmp_path: Path, maker: Any) -> None:
+    fed = vertical(tmp_path)
+    fed.align()
+    with pytest.raises(ModelError, match="a bottom model"):
+        fed.models({"bank": maker, "shop": mlp_of(4)}, head(4))
+
+
+def test_rows_of_several_lengths_are_refused() -> None:
+    with pytest.raises(DataError, match="column 'x' with rows of several lengths"):
+        open_table({"pid": ["a", "b"], "x": [[1, 2], [3]]}, "pid", "bank")
+
+
 def test_a_closed_run_says_so(tmp_path: Path) -> None:
     with ready_made(vertical(tmp_path)) as fed:
         pass

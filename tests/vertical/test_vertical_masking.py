@@ -260,3 +260,49 @@ def test_concat_shows_embeddings_and_so_the_test_of_uniformity_is_about_somethin
     talk.holder.epoch()
     name, message = talk.heard(Embedding)[0]
     assert np.abs(values(message.values)).max() < 100, name
+
+
+def test_the_sum_for_whom_one_owner_alone_has_is_its_embedding_and_a_constant() -> None:
+    """What docs/vertical.md says of missing='allow': no other owner's embedding is there to hide it."""
+    talk = Talk(*people(lacking=40))
+    found = talk.aligned(AlignPlan("allow", 0.0))
+    talk.prepared(MaskedSum(), width=8)
+    talk.begun()
+    _, fused = talk.holder._forward("train", 0, 1000, dict.fromkeys(talk.owners, b""))
+    bank, shop = talk.owners["bank"], talk.owners["shop"]
+    alone = shop._aligned().rows < 0
+    assert 0 < int(alone.sum()) < found.n_alone < found.n_train
+    own = bank._trained().bottom.eval()(bank._features, bank._aligned().rows[alone])
+    constant = shop._trained().bottom.missing
+    torch.testing.assert_close(fused.value[alone] - constant, own, atol=1e-6, rtol=1e-6)
+
+
+def test_a_label_holder_that_points_an_owner_to_nothing_sees_the_others_embeddings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What docs/vertical.md says of a label holder that lies: nothing binds the order that it tells."""
+    talk = Talk(*people())
+    tell = talk.holder._tell
+    monkeypatch.setattr(talk.holder, "_tell", lambda common, shared: tell(common, {**shared, "shop": np.zeros(0)}))
+    talk.aligned(AlignPlan(holdout=0.0))
+    talk.prepared(MaskedSum(), width=8)
+    _, fused = talk.holder._forward("train", 0, 1000, dict.fromkeys(talk.owners, b""))
+    bank, shop = talk.owners["bank"], talk.owners["shop"]
+    own = bank._trained().bottom.eval()(bank._features, bank._aligned().rows)
+    torch.testing.assert_close(fused.value - shop._trained().bottom.missing, own, atol=1e-6, rtol=1e-6)
+
+
+class _Diverges(torch.nn.Linear):
+    """Finite on zeros when it is made, and not in training."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return super().forward(rows) * (float("inf") if self.training else 1.0)
+
+
+def test_an_embedding_that_is_not_finite_is_not_masked_and_sent_as_a_number() -> None:
+    talk = Talk(*people())
+    talk.aligned()
+    talk.prepared(MaskedSum(), bottom=lambda shape: _Diverges(shape[0], 5))
+    talk.begun()
+    with pytest.raises(ProtocolError, match="'bank' that is not finite"):
+        talk.holder.epoch()

@@ -11,7 +11,7 @@ from torch import nn
 from vertical_toys import Columns, Talk, names, people, top_of
 
 from fedray import seeds
-from fedray.errors import RunError
+from fedray.errors import ProtocolError, RunError
 from fedray.protection.wire import decode
 from fedray.tasks.randomness import own_randomness
 from fedray.vertical.bottom import Bottom
@@ -183,6 +183,19 @@ def test_numbers_are_regressed_and_the_figure_is_the_mean_squared_error() -> Non
     truth = talk.holder._truth[talk.holder._batches.n_train :].numpy()
     assert np.mean((predicted - truth) ** 2) == pytest.approx(records[-1].holdout["loss"], rel=1e-5)
     assert len(names(150)) == 150 == len(predicted) + talk.holder._batches.n_train
+
+
+def test_after_an_epoch_that_was_cut_off_a_new_fit_starts_afresh() -> None:
+    talk = Talk(*people())
+    talk.aligned()
+    talk.prepared()
+    talk.begun(FitPlan(32, sgd(1e30)))
+    with pytest.raises(ProtocolError, match="not finite"):
+        talk.holder.epoch()
+    talk.prepared()
+    talk.begun(FitPlan(32, sgd(0.1)))
+    losses = [talk.holder.epoch().loss for _ in range(5)]
+    assert losses[-1] < losses[0] < 1
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_says_so() -> None:
