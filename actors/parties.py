@@ -36,6 +36,7 @@ from fedray.mpc.engine import Ref
 from fedray.mpc.shares import N_PARTIES
 
 START_S = 60.0
+_AT_WORK, _AGAIN = "three parties at work", "start the parties again, then share again"
 
 
 class HeldParties(Conductor):
@@ -73,6 +74,8 @@ class HeldParties(Conductor):
         """Nothing: whoever started the parties ends them."""
 
     def _ask(self, index: int, method: str, *args: Any) -> Any:
+        if not self._actors or not ray.is_initialized():
+            raise RunError("parties that were ended", _AT_WORK, _AGAIN)
         return self._actors[index].ask.remote(method, *args)
 
     def _answers(self, asked: Sequence[Any]) -> list[Any]:
@@ -80,9 +83,7 @@ class HeldParties(Conductor):
             answers = list(ray.get(list(asked)))
         except RayActorError as error:
             reason = str(error).strip().rpartition("\n")[2]
-            raise RunError(
-                f"a party is gone: {reason}", "three parties at work", "start the parties again, then share again"
-            ) from None
+            raise RunError(f"a party is gone: {reason}", _AT_WORK, _AGAIN) from None
         for answer in answers:
             if isinstance(answer, FedrayError):
                 raise answer
@@ -127,6 +128,7 @@ class Parties(HeldParties):
 
     def close(self) -> None:
         """End the parties. What they held is lost."""
+        self._actors = []
         self._closing.close()
 
 

@@ -49,6 +49,15 @@ def test_actors_compute_what_threads_compute_at_the_same_cost() -> None:
     assert costs[0] == costs[1]
 
 
+def test_parties_that_were_ended_say_so() -> None:
+    with Parties() as parties:
+        x = parties.share(X)
+    for asked in (lambda: parties.reveal(x), lambda: parties.run("negate", x), lambda: parties.share(X)):
+        with pytest.raises(RunError, match="parties that were ended"):
+            asked()
+    parties.close()
+
+
 @ray.remote
 class DataOwner:
     """Shares what it has and reads what comes of it, in a process of its own."""
