@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -17,6 +17,7 @@ from fedray.errors import ConfigError
 
 Raw = dict[str, Any]
 Path = tuple[str, ...]
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 def read_yaml(path: str | pathlib.Path) -> Raw:
@@ -26,7 +27,7 @@ def read_yaml(path: str | pathlib.Path) -> Raw:
         ConfigError: the file is missing, is no YAML, or holds no mapping.
     """
     try:
-        raw = yaml.safe_load(pathlib.Path(path).read_text())
+        raw = yaml.load(pathlib.Path(path).read_text(), _Loader)  # a SafeLoader
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", "an experiment file", "check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -38,6 +39,17 @@ def read_yaml(path: str | pathlib.Path) -> Raw:
             "start from an example in the README",
         )
     return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's own takes the last of two values for one key, and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def parse_overrides(assignments: Iterable[str]) -> Raw:

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from fedray import seeds
 from fedray.errors import ModelError
 from fedray.tasks.randomness import own_randomness
-from fedray.vertical.models import BottomMaker, OptimizerMaker, made_bottom, made_optimizer, outputs_on_zeros
+from fedray.vertical.models import (
+    BottomMaker,
+    OptimizerMaker,
+    made_bottom,
+    made_optimizer,
+    outputs_of,
+    outputs_on_zeros,
+)
 
 Leaving = Callable[[Tensor], Tensor]
 """What is done to an embedding before it leaves; gradients are taken of what this gives."""
@@ -54,11 +61,10 @@ class Bottom(nn.Module):
         """Embeddings of these rows, shape ``(n, width)``; -1 stands for a row that the owner lacks."""
         is_here = rows >= 0
         if bool(is_here.all()):
-            embeddings: Tensor = self.network(features[rows])
-            return embeddings
+            return outputs_of(self.network, features[rows])
         filled = self.missing.expand(len(rows), -1).clone()
         if bool(is_here.any()):
-            filled[is_here] = self.network(features[rows[is_here]])
+            filled[is_here] = outputs_of(self.network, features[rows[is_here]])
         return filled
 
 

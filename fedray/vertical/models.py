@@ -120,6 +120,25 @@ def made_optimizer(maker: OptimizerMaker, module: nn.Module) -> Optimizer | None
         ) from None
 
 
+def outputs_of(network: nn.Module, inputs: Tensor) -> Tensor:
+    """What a network makes of rows.
+
+    Raises:
+        ModelError: it is one row, and the network trains on statistics of several.
+    """
+    try:
+        outputs: Tensor = network(inputs)
+    except ValueError:
+        if len(inputs) != 1 or not network.training:
+            raise
+        raise ModelError(
+            "a batch with one row for a model that takes statistics of several (BatchNorm)",
+            "two rows or more in every batch",
+            "take another batch_size, or LayerNorm in its place",
+        ) from None
+    return outputs
+
+
 def outputs_on_zeros(module: nn.Module, shape: tuple[int, ...], what: str) -> Tensor:
     """What a module makes of two rows of zeros.
 

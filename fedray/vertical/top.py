@@ -13,7 +13,7 @@ from fedray.errors import RunError
 from fedray.tasks.randomness import own_randomness
 from fedray.vertical.fusion import Fused
 from fedray.vertical.labels import Labels
-from fedray.vertical.models import TopMaker, made_optimizer, made_top, outputs_on_zeros
+from fedray.vertical.models import TopMaker, made_optimizer, made_top, outputs_of, outputs_on_zeros
 from fedray.vertical.plans import FitPlan
 
 _CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ class Top:
             RunError: the loss is no longer finite.
         """
         with own_randomness(seeds.integer(self._seed, "top", epoch, batch), _CPU):
-            loss = self._labels.loss(self.network.train()(fused.value), targets)
+            loss = self._labels.loss(outputs_of(self.network.train(), fused.value), targets)
             self._descend(loss)
         if not torch.isfinite(loss):
             raise RunError(f"a loss of {loss.item()} in epoch {epoch}", "a finite loss", "lower the learning rate")

@@ -196,3 +196,17 @@ def test_a_file_that_is_no_mapping_is_named(tmp_path: Path, content: bytes) -> N
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("text", ["rounds: 3\nrounds: 4\n", "data: {name: digits, owners: 2, owners: 3}\n"])
+def test_a_key_that_is_there_twice_is_refused_with_its_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"'(rounds|owners)' is there twice(.|\n)*line 1"):
+        read_yaml(path)
+
+
+def test_anchors_and_merged_keys_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "merged.yaml"
+    path.write_text("base: &base {name: digits, owners: 2}\ndata: {<<: *base, owners: 3}\n")
+    assert read_yaml(path)["data"] == {"name": "digits", "owners": 3}

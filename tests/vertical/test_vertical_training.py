@@ -11,7 +11,7 @@ from torch import nn
 from vertical_toys import Columns, Talk, names, people, top_of
 
 from fedray import seeds
-from fedray.errors import ProtocolError, RunError
+from fedray.errors import ModelError, ProtocolError, RunError
 from fedray.protection.wire import decode
 from fedray.tasks.randomness import own_randomness
 from fedray.vertical.bottom import Bottom
@@ -183,6 +183,25 @@ def test_numbers_are_regressed_and_the_figure_is_the_mean_squared_error() -> Non
     truth = talk.holder._truth[talk.holder._batches.n_train :].numpy()
     assert np.mean((predicted - truth) ** 2) == pytest.approx(records[-1].holdout["loss"], rel=1e-5)
     assert len(names(150)) == 150 == len(predicted) + talk.holder._batches.n_train
+
+
+def test_a_batch_of_one_row_for_batch_statistics_is_one_clear_error() -> None:
+    network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
+    bottom, features = Bottom(network, (2,)).train(), torch.zeros(3, 2)
+    assert bottom(features, torch.tensor([1, 2])).shape == (2, 4)
+    for rows in ([1], [1, -1]):
+        with pytest.raises(ModelError, match="a batch with one row(.|\n)*another batch_size"):
+            bottom(features, torch.tensor(rows))
+    assert bottom.eval()(features, torch.tensor([1])).shape == (1, 4)
+
+
+def test_one_row_for_the_top_models_batch_statistics_is_the_same_error() -> None:
+    talk = Talk(*people(150))
+    talk.aligned()
+    talk.prepared(top=lambda width, n_outputs: nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, n_outputs)))
+    talk.begun(FitPlan(talk.holder._batches.n_train - 1))
+    with pytest.raises(ModelError, match="a batch with one row"):
+        talk.holder.epoch()
 
 
 def test_after_an_epoch_that_was_cut_off_a_new_fit_starts_afresh() -> None:
