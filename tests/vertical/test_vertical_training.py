@@ -190,7 +190,7 @@ def test_a_batch_of_one_row_for_batch_statistics_is_one_clear_error() -> None:
     bottom, features = Bottom(network, (2,)).train(), torch.zeros(3, 2)
     assert bottom(features, torch.tensor([1, 2])).shape == (2, 4)
     for rows in ([1], [1, -1]):
-        with pytest.raises(ModelError, match="a batch with one row(.|\n)*another batch_size"):
+        with pytest.raises(ModelError, match=r"a batch with one row(.|\n)*another batch_size"):
             bottom(features, torch.tensor(rows))
     assert bottom.eval()(features, torch.tensor([1])).shape == (1, 4)
 
